@@ -1,0 +1,299 @@
+//! The command line. It owns names, defaults and help texts; it does not act.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::input::Format;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed for another reason than those below
+  2    the command line is wrong
+  3    the table does not exist, or exists already
+  4    the input does not fit the table or cannot be read
+  5    fenced or stopped: another writer owns the table, or the outcome is unknown until it is opened again
+  6    the store cannot be used, or cannot hold a log
+  130  stopped by Ctrl-C (what was acknowledged is durable)
+
+FENCEPOST_LOG=info (or debug, or fencepost_wal=debug) writes a log to stderr.";
+
+/// Durable, fenced, queryable appends to Lance tables on object storage.
+#[derive(Debug, Parser)]
+#[command(name = "fencepost", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create an empty table
+    Create(CreateArgs),
+    /// Append the rows of files (csv, tsv, ndjson, parquet, arrow) to a table
+    Ingest(IngestArgs),
+    /// Run a SQL query; the table is called `t`
+    Query(QueryArgs),
+    /// Print one line per entry of the write-ahead log
+    Tail(TailArgs),
+    /// Print the state of every shard and of the base table as JSON
+    Inspect(InspectArgs),
+    /// Take the table over and write every logged row to SSTables
+    Flush(FlushArgs),
+    /// Check that a store keeps the promises that the log needs
+    Probe(ProbeArgs),
+    /// Crash and recover a table in a temporary directory, and prove that no row was lost
+    Demo(DemoArgs),
+    /// Writes generated rows and says which are acknowledged; started by `demo` and by the crash tests
+    #[command(name = "__writer", hide = true)]
+    Writer(WriterArgs),
+    /// Proves that a table holds what its writers said; used by the crash tests
+    #[command(name = "__check", hide = true)]
+    Check(CheckArgs),
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TableArgs {
+    /// The table: a path, or a URL (file://, memory://, s3://, gs://, az://)
+    #[arg(value_name = "TABLE")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StorageArgs {
+    /// An option of the store, such as aws_endpoint=http://localhost:9000 (repeatable)
+    #[arg(long = "storage-option", value_name = "K=V", value_parser = key_value)]
+    pub(crate) storage_options: Vec<(String, String)>,
+}
+
+impl StorageArgs {
+    pub(crate) fn options(&self) -> HashMap<String, String> {
+        self.storage_options.iter().cloned().collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArgs {
+    /// How results are printed
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+}
+
+/// How a new table is laid out.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LayoutArgs {
+    /// Columns of the primary key; without one the table is append-only
+    #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
+    pub(crate) primary_key: Vec<String>,
+    /// How rows are spread over shards: unsharded, or bucket(COLUMN,N)
+    #[arg(long, value_name = "SHARDING")]
+    pub(crate) shard_by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("schema").required(true).args(["columns", "like"])))]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// The columns, for example "id:int64,name:string,v:float32[4]"
+    #[arg(long, value_name = "COLUMNS", long_help = crate::columns::HELP)]
+    pub(crate) columns: Option<String>,
+    /// Take the columns from this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) like: Option<PathBuf>,
+    /// Format of the --like file, where its suffix does not tell
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Files to append, in this order; "-" is stdin
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// If the table is absent, create it with the columns of this file first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) like: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+    /// Format of the files, where their suffix does not tell
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Rows per append
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) batch_rows: u32,
+    /// Appends that may wait for the store at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) in_flight: u16,
+    /// Writes "BATCHES ROWS", both counted from the start, here whenever one more append is durable; "-" is stdout
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(crate) ack_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// The query, for example "select count(*) from t"
+    pub(crate) sql: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Wait for new entries until Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// How results are printed
+    #[arg(long, value_enum, default_value = "json")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlushArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// A place in the store: objects are written below it and removed again
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep the table instead of removing it at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriterArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Number of the first row
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first: u64,
+    /// How many rows to write
+    #[arg(long)]
+    pub(crate) rows: u64,
+    /// Seed of the rows
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Rows per append
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_rows: u32,
+    /// Appends that wait for the store at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) in_flight: u16,
+    /// Rows that a MemTable holds before it becomes an SSTable
+    #[arg(long)]
+    pub(crate) memtable_rows: Option<usize>,
+    /// Create the table first if it is absent
+    #[arg(long)]
+    pub(crate) create: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Seed of the rows
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Rows that were acknowledged, as FIRST..END (repeatable)
+    #[arg(long, value_parser = range)]
+    pub(crate) acknowledged: Vec<Range<u64>>,
+    /// Rows that were sent, as FIRST..END (repeatable)
+    #[arg(long, value_parser = range)]
+    pub(crate) sent: Vec<Range<u64>>,
+}
+
+fn range(text: &str) -> Result<Range<u64>, String> {
+    let parse = || {
+        let (first, end) = text.split_once("..")?;
+        Some(first.parse().ok()?..end.parse().ok()?)
+    };
+    parse().ok_or_else(|| "expected FIRST..END".to_string())
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
+        _ => Err("expected KEY=VALUE".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn storage_options_keep_equal_signs_in_values() {
+        assert_eq!(key_value("a=b=c").unwrap(), ("a".to_string(), "b=c".to_string()));
+        assert!(key_value("=b").is_err());
+        assert!(key_value("a").is_err());
+    }
+
+    #[test]
+    fn create_needs_exactly_one_source_of_columns() {
+        assert!(Cli::try_parse_from(["fencepost", "create", "t"]).is_err());
+        assert!(Cli::try_parse_from(["fencepost", "create", "t", "--columns", "a:int64", "--like", "f"]).is_err());
+        assert!(Cli::try_parse_from(["fencepost", "create", "t", "--columns", "a:int64"]).is_ok());
+    }
+
+    #[test]
+    fn ingest_reads_stdin_as_a_dash() {
+        let cli = Cli::try_parse_from(["fencepost", "ingest", "t", "-", "--format", "csv"]).unwrap();
+        let Verb::Ingest(args) = cli.verb else { panic!("not ingest") };
+        assert_eq!(args.files, [PathBuf::from("-")]);
+    }
+}

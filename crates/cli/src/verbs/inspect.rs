@@ -1,0 +1,74 @@
+//! `fencepost inspect`: shards and base table as they are on storage. Reads only; fences nobody.
+
+use fencepost::Inspection;
+use serde_json::{Value, json};
+
+use crate::args::{InspectArgs, Output};
+use crate::error::Result;
+use crate::output::{count, plural};
+use crate::{output, table};
+
+/// Prints the state.
+pub(crate) async fn run(args: InspectArgs) -> Result<()> {
+    let table = table::open(&args.table).await?;
+    let inspection = table.inspect().await?;
+    match args.output {
+        Output::Json => output::json(&to_json(&inspection)),
+        Output::Table => output::line(&to_text(&inspection)),
+    }
+}
+
+fn to_json(inspection: &Inspection) -> Value {
+    let shards: Vec<Value> = inspection
+        .shards
+        .iter()
+        .map(|shard| {
+            let sstables: Vec<Value> = shard
+                .sstables
+                .iter()
+                .map(|s| json!({ "generation": s.generation, "path": s.path, "rows": s.rows }))
+                .collect();
+            let fences: Vec<Value> =
+                shard.fences.iter().map(|f| json!({ "position": f.position, "epoch": f.epoch })).collect();
+            json!({
+                "shard_id": shard.shard_id.to_string(),
+                "writer_epoch": shard.writer_epoch,
+                "replay_after": shard.replay_after,
+                "tail": shard.tail,
+                "current_generation": shard.current_generation,
+                "sstables": sstables,
+                "fences": fences,
+            })
+        })
+        .collect();
+    let base = &inspection.base;
+    let merged: Vec<Value> = base
+        .merged
+        .iter()
+        .map(|m| json!({ "shard_id": m.shard_id.to_string(), "generation": m.generation }))
+        .collect();
+    json!({ "shards": shards, "base": { "version": base.version, "rows": base.rows, "merged": merged } })
+}
+
+fn to_text(inspection: &Inspection) -> String {
+    let mut lines = Vec::new();
+    for shard in &inspection.shards {
+        let waiting = shard.tail.saturating_sub(shard.replay_after);
+        lines.push(format!("shard {}", shard.shard_id));
+        lines.push(format!(
+            "  writer epoch {}, log {}..{} ({} to replay), generation {}, {}",
+            shard.writer_epoch,
+            shard.replay_after,
+            shard.tail,
+            plural(waiting, "position"),
+            shard.current_generation,
+            plural(shard.fences.len() as u64, "fence"),
+        ));
+        for sstable in &shard.sstables {
+            lines.push(format!("  SSTable {} ({} rows): {}", sstable.generation, count(sstable.rows), sstable.path));
+        }
+    }
+    let base = &inspection.base;
+    lines.push(format!("base table: version {}, {}", base.version, plural(base.rows, "row")));
+    lines.join("\n")
+}

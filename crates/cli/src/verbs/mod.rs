@@ -1,0 +1,10 @@
+//! One module per verb: arguments in, engine calls, result out.
+
+pub(crate) mod create;
+pub(crate) mod flush;
+pub(crate) mod ingest;
+pub(crate) mod inspect;
+pub(crate) mod probe;
+pub(crate) mod put;
+pub(crate) mod query;
+pub(crate) mod tail;

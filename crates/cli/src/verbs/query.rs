@@ -1,0 +1,29 @@
+//! `fencepost query`: SQL over what storage holds now. Reads only; fences nobody.
+
+use datafusion::execution::context::SQLOptions;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+
+use crate::args::QueryArgs;
+use crate::error::Result;
+use crate::{output, table};
+
+/// What the table is called in SQL.
+const TABLE_NAME: &str = "t";
+
+/// Runs the query and prints its rows as they come.
+pub(crate) async fn run(args: QueryArgs) -> Result<()> {
+    let table = table::open(&args.table).await?;
+    let context = SessionContext::new();
+    context.register_table(TABLE_NAME, table.provider().await?)?;
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let frame = context.sql_with_options(&args.sql, read_only).await?;
+    let mut batches = frame.execute_stream().await?;
+    let mut sink = output::rows(args.output.output, batches.schema());
+    while let Some(batch) = batches.next().await {
+        if !sink.write(&batch?)? {
+            break;
+        }
+    }
+    sink.finish()
+}

@@ -1,0 +1,254 @@
+//! The base table: the Lance dataset that merged rows end up in and every reader starts from. This module opens it,
+//! reads what the dataset says about the table (key, sharding, what was merged), and scans it; `create` makes one.
+//! It does not know of shards' logs and SSTables.
+
+mod create;
+mod shard_ids;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_schema::{Schema, SchemaRef};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::Expr;
+use fencepost_wal::{Generation, ShardId};
+use lance::Dataset;
+use lance::dataset::mem_wal::DatasetMemWalExt;
+use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION};
+use lance_index::mem_wal::MemWalIndexDetails;
+use object_store::ObjectStoreExt;
+use uuid::Uuid;
+
+pub(crate) use self::shard_ids::{bucket_field_entry, bucket_of_field_entry, shard_id_for, shard_ids};
+use crate::error::{Error, Result};
+use crate::lance_store::{self, LanceStore};
+use crate::sharding::Sharding;
+
+/// The key of the dataset's config that holds the table id, a random UUID that the shard ids derive from. It is
+/// written by the commit that creates the dataset, so it also marks a dataset as one that Fencepost made.
+pub(crate) const TABLE_ID_KEY: &str = "fencepost.table_id";
+
+/// One version of the base table, and what it says about the table. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct BaseTable {
+    store: LanceStore,
+    dataset: Dataset,
+    schema: SchemaRef,
+    primary_key: Arc<[String]>,
+    sharding: Sharding,
+    sharding_spec_id: u32,
+    table_id: Uuid,
+    merged: Arc<BTreeMap<ShardId, Generation>>,
+}
+
+impl BaseTable {
+    /// Creates an empty base table and opens it.
+    ///
+    /// Key columns become non-nullable: Lance refuses a nullable key, and a row without a key could be neither
+    /// updated nor deleted. A creation that died halfway is finished by a repeated one with the same schema and key.
+    ///
+    /// # Errors
+    /// [`Error::TableExists`] if there is a dataset, [`Error::InvalidOptions`] if schema, key and sharding do not go
+    /// together.
+    pub(crate) async fn create(
+        store: &LanceStore,
+        schema: &SchemaRef,
+        primary_key: &[String],
+        sharding: &Sharding,
+    ) -> Result<Self> {
+        create::create(store, schema, primary_key, sharding).await?;
+        Self::open(store).await
+    }
+
+    /// Opens the latest version.
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`] if there is no dataset, or one that is not a Fencepost table;
+    /// [`Error::NotSupported`] for a table whose sharding we do not know.
+    pub(crate) async fn open(store: &LanceStore) -> Result<Self> {
+        match find(store).await? {
+            Found::Dataset(dataset) => Self::of(store, *dataset).await,
+            Found::Nothing => Err(not_found(store, "there is no Lance dataset")),
+            Found::File => Err(not_found(store, "it is a file, a table is a folder")),
+        }
+    }
+
+    /// The latest version of the same table.
+    pub(crate) async fn refreshed(&self) -> Result<Self> {
+        let mut dataset = self.dataset.clone();
+        dataset
+            .checkout_latest()
+            .await
+            .map_err(Error::lance(format!("opening the latest version of {}", self.store.describe(None))))?;
+        if dataset.version().version == self.dataset.version().version {
+            return Ok(self.clone());
+        }
+        Self::of(&self.store, dataset).await
+    }
+
+    async fn of(store: &LanceStore, dataset: Dataset) -> Result<Self> {
+        let details = mem_wal_details(store, &dataset).await?;
+        let Some(details) = details else {
+            let reason = match (dataset.config().contains_key(TABLE_ID_KEY), dataset.version().version) {
+                (true, 1) => "its creation did not finish; create it again with the same schema and key",
+                _ => "the Lance dataset there has no MemWAL index",
+            };
+            return Err(not_found(store, reason));
+        };
+        let table_id = table_id(store, &dataset)?;
+        let (sharding_spec_id, sharding) = shard_ids::parse_spec(store, &dataset, &details)?;
+        let primary_key = dataset.schema().unenforced_primary_key().iter().map(|field| field.name.clone()).collect();
+        let merged = details
+            .compacted_sstables
+            .iter()
+            .map(|done| (ShardId::from_uuid(done.shard_id), Generation::new(done.generation)))
+            .collect();
+        Ok(Self {
+            store: store.clone(),
+            schema: user_schema(&dataset),
+            primary_key,
+            sharding,
+            sharding_spec_id,
+            table_id,
+            merged: Arc::new(merged),
+            dataset,
+        })
+    }
+
+    /// The store that the table lies in.
+    pub(crate) fn lance_store(&self) -> &LanceStore {
+        &self.store
+    }
+
+    /// The Lance dataset, at one version.
+    pub(crate) fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The user's columns as Lance gives them back: key columns non-nullable, the items of a fixed size list named
+    /// `item` and nullable, whatever they were when the table was created. Lance's own metadata is left out.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The key columns in key order; empty for an append-only table.
+    pub(crate) fn primary_key(&self) -> &[String] {
+        &self.primary_key
+    }
+
+    /// How rows are spread over shards.
+    pub(crate) fn sharding(&self) -> &Sharding {
+        &self.sharding
+    }
+
+    /// The number of the sharding spec, which each shard manifest repeats.
+    pub(crate) fn sharding_spec_id(&self) -> u32 {
+        self.sharding_spec_id
+    }
+
+    /// The table's own id.
+    pub(crate) fn table_id(&self) -> Uuid {
+        self.table_id
+    }
+
+    /// The ids of all shards, in bucket order.
+    pub(crate) fn shard_ids(&self) -> Vec<ShardId> {
+        shard_ids(self.table_id, &self.sharding)
+    }
+
+    /// Per shard, the highest generation whose SSTable this version holds already. A shard of which nothing was
+    /// merged is absent.
+    pub(crate) fn merged(&self) -> &BTreeMap<ShardId, Generation> {
+        &self.merged
+    }
+
+    /// The dataset's version.
+    pub(crate) fn version(&self) -> u64 {
+        self.dataset.version().version
+    }
+
+    /// The dataset's version and how many rows it has.
+    pub(crate) async fn version_and_rows(&self) -> Result<(u64, u64)> {
+        let rows = self
+            .dataset
+            .count_rows(None)
+            .await
+            .map_err(Error::lance(format!("counting the rows of {}", self.store.describe(None))))?;
+        Ok((self.version(), rows as u64))
+    }
+
+    /// Streams the merged rows; see [`lance_store::scan`].
+    pub(crate) async fn scan(
+        &self,
+        projection: Option<&[String]>,
+        filter: Option<Expr>,
+        limit: Option<usize>,
+    ) -> Result<SendableRecordBatchStream> {
+        lance_store::scan(&self.dataset, projection, filter, limit).await
+    }
+}
+
+/// What is at the place of a table.
+enum Found {
+    Dataset(Box<Dataset>),
+    Nothing,
+    File,
+}
+
+async fn find(store: &LanceStore) -> Result<Found> {
+    let found = store.try_open_dataset(None).await;
+    if let Ok(Some(dataset)) = found {
+        return Ok(Found::Dataset(Box::new(dataset)));
+    }
+    // A file instead of a folder fails in ways that depend on the store; ask only when something is wrong anyway.
+    if store.store().object_store().head(store.store().root()).await.is_ok() {
+        return Ok(Found::File);
+    }
+    found.map(|_| Found::Nothing)
+}
+
+async fn mem_wal_details(store: &LanceStore, dataset: &Dataset) -> Result<Option<MemWalIndexDetails>> {
+    dataset
+        .mem_wal_index_details()
+        .await
+        .map_err(Error::lance(format!("reading the MemWAL index of {}", store.describe(None))))
+}
+
+fn table_id(store: &LanceStore, dataset: &Dataset) -> Result<Uuid> {
+    let Some(text) = dataset.config().get(TABLE_ID_KEY) else {
+        return Err(Error::NotSupported(format!(
+            "the table at {} was made by another program: its config has no `{TABLE_ID_KEY}`, from which the shard ids \
+             derive; copy its rows into a table that Fencepost creates",
+            store.describe(None)
+        )));
+    };
+    Uuid::parse_str(text).map_err(|e| Error::Corrupt {
+        url: store.describe(None),
+        reason: format!("its config has `{TABLE_ID_KEY}` = `{text}`, which is not a UUID: {e}"),
+    })
+}
+
+fn not_found(store: &LanceStore, reason: &str) -> Error {
+    Error::TableNotFound { url: store.describe(None), reason: reason.to_owned() }
+}
+
+/// The dataset's schema without the metadata that marks Lance's key.
+fn user_schema(dataset: &Dataset) -> SchemaRef {
+    let schema = Schema::from(dataset.schema());
+    let fields = schema.fields().iter().map(|field| {
+        let metadata: HashMap<String, String> = field
+            .metadata()
+            .iter()
+            .filter(|(key, _)| !is_key_metadata(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Arc::new(field.as_ref().clone().with_metadata(metadata))
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+fn is_key_metadata(key: &str) -> bool {
+    key == LANCE_UNENFORCED_PRIMARY_KEY || key == LANCE_UNENFORCED_PRIMARY_KEY_POSITION
+}

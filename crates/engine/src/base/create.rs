@@ -1,0 +1,202 @@
+//! Making a base table, in two commits: the first creates the dataset with schema, key and table id; the second adds
+//! the MemWAL index with the sharding. The table exists with the second; what died in between is taken up again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow_schema::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::dataset::mem_wal::scanner::exec::validate_pk_types;
+use lance::dataset::mem_wal::{DatasetMemWalExt, TOMBSTONE};
+use lance::dataset::transaction::{Operation, Transaction};
+use lance_core::datatypes::{
+    LANCE_FIELD_ID_KEY, LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION, Schema as LanceSchema,
+};
+use lance_io::object_store::ObjectStore as LanceObjectStore;
+use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+};
+use object_store::path::Path;
+use uuid::Uuid;
+
+use super::{Found, TABLE_ID_KEY, find, is_key_metadata, mem_wal_details};
+use crate::error::{Error, Result};
+use crate::lance_store::LanceStore;
+use crate::sharding::Sharding;
+
+/// See [`super::BaseTable::create`].
+pub(super) async fn create(
+    store: &LanceStore,
+    schema: &SchemaRef,
+    primary_key: &[String],
+    sharding: &Sharding,
+) -> Result<()> {
+    // First, because Lance checks the sharding with the second commit, when the dataset is there already.
+    sharding.validate(schema, primary_key)?;
+    let schema = table_schema(schema, primary_key)?;
+    let begun = match find(store).await? {
+        Found::Nothing => begin(store, schema).await?,
+        Found::File => {
+            let place = store.describe(None);
+            return Err(Error::InvalidOptions(format!("{place} is a file, a table is a folder; choose another place")));
+        }
+        Found::Dataset(found) if is_begun(store, &found, &schema).await? => *found,
+        Found::Dataset(_) => return Err(exists(store)),
+    };
+    finish(store, begun, sharding).await
+}
+
+/// Whether a dataset is what [`begin`] leaves behind, for the same schema and key: our marker, one version, no rows,
+/// no MemWAL index. Anything else is somebody's table.
+async fn is_begun(store: &LanceStore, dataset: &Dataset, schema: &LanceSchema) -> Result<bool> {
+    Ok(dataset.config().contains_key(TABLE_ID_KEY)
+        && dataset.version().version == 1
+        && dataset.manifest().fragments.is_empty()
+        && Schema::from(dataset.schema()) == Schema::from(schema)
+        && mem_wal_details(store, dataset).await?.is_none())
+}
+
+/// The first commit. It never touches a dataset that is there already, however two creators race.
+pub(super) async fn begin(store: &LanceStore, schema: LanceSchema) -> Result<Dataset> {
+    let create = Operation::Overwrite {
+        fragments: Vec::new(),
+        schema,
+        config_upsert_values: Some(HashMap::from([(TABLE_ID_KEY.to_owned(), Uuid::new_v4().to_string())])),
+        initial_bases: None,
+    };
+    let uri = store.uri(None);
+    let created = CommitBuilder::new(uri.as_str())
+        .with_session(Arc::clone(store.session()))
+        .with_commit_handler(Arc::new(FirstVersionOnly))
+        .execute(Transaction::new(0, create, None))
+        .await;
+    match created {
+        // Opened anew, because this dataset would carry on with `FirstVersionOnly`.
+        Ok(_) => store.open_dataset(None).await,
+        Err(lance::Error::DatasetAlreadyExists { .. }) => Err(exists(store)),
+        Err(e) => Err(Error::lance(format!("creating {}", store.describe(None)))(e)),
+    }
+}
+
+/// The second commit. Of two creators who finish the same beginning Lance lets one through.
+async fn finish(store: &LanceStore, mut dataset: Dataset, sharding: &Sharding) -> Result<()> {
+    let builder = dataset.initialize_mem_wal();
+    let builder = match sharding {
+        Sharding::Unsharded => builder.unsharded(),
+        Sharding::Bucket { column, buckets } => builder.bucket_sharding(column, *buckets),
+    };
+    let Err(error) = builder.execute().await else {
+        return Ok(());
+    };
+    if let Ok(Some(now)) = store.try_open_dataset(None).await
+        && let Ok(Some(_)) = mem_wal_details(store, &now).await
+    {
+        return Err(exists(store));
+    }
+    Err(Error::lance(format!("creating the MemWAL index of {}", store.describe(None)))(error))
+}
+
+fn exists(store: &LanceStore) -> Error {
+    Error::TableExists { url: store.describe(None) }
+}
+
+/// The schema as it is written: the user's columns, those of the key marked as Lance's unenforced primary key, with
+/// their place in a composite one, and non-nullable, which Lance demands.
+pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<LanceSchema> {
+    check_columns(schema, primary_key)?;
+    let fields = schema.fields().iter().map(|field| {
+        let mut metadata = field.metadata().clone();
+        metadata.retain(|key, _| !is_key_metadata(key) && key != LANCE_FIELD_ID_KEY);
+        let place = primary_key.iter().position(|key| key == field.name());
+        if let Some(place) = place {
+            // The flag alone is what readers before composite keys know.
+            metadata.insert(LANCE_UNENFORCED_PRIMARY_KEY.to_owned(), "true".to_owned());
+            metadata.insert(LANCE_UNENFORCED_PRIMARY_KEY_POSITION.to_owned(), (place + 1).to_string());
+        }
+        let nullable = field.is_nullable() && place.is_none();
+        field.as_ref().clone().with_nullable(nullable).with_metadata(metadata)
+    });
+    let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata().clone());
+    let schema = LanceSchema::try_from(&schema)
+        .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {e}")))?;
+    // Lance writes both in another form than it is given, which the write path here does not do.
+    let special = |field: &&lance_core::datatypes::Field| field.is_blob() || field.logical_type.to_string() == "json";
+    if let Some(field) = schema.fields_pre_order().find(special) {
+        return Err(Error::NotSupported(format!(
+            "column `{}` is a blob or JSON extension type; use plain Binary or Utf8",
+            field.name
+        )));
+    }
+    Ok(schema)
+}
+
+fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
+    let invalid = |reason: String| Err(Error::InvalidOptions(reason));
+    if schema.fields().is_empty() {
+        return invalid("a table needs at least one column".to_owned());
+    }
+    let mut names = HashSet::new();
+    for field in schema.fields() {
+        let name = field.name();
+        if name == TOMBSTONE || lance_core::is_system_column(name) {
+            return invalid(format!("the column name `{name}` is reserved; choose another"));
+        }
+        if !names.insert(name) {
+            return invalid(format!("two columns have the name `{name}`"));
+        }
+    }
+    let mut keys = HashSet::new();
+    for key in primary_key {
+        if !names.contains(key) {
+            return invalid(format!("the primary key names `{key}`, which is not a column"));
+        }
+        if !keys.insert(key) {
+            return invalid(format!("the primary key names `{key}` twice"));
+        }
+    }
+    validate_pk_types(schema, primary_key).or_else(|_| {
+        invalid(format!(
+            "the primary key ({}) has a column that cannot be a key; keys are integers, Boolean, Utf8, LargeUtf8, \
+             Binary or LargeBinary",
+            primary_key.join(", ")
+        ))
+    })
+}
+
+/// Commits version 1 by create-if-absent, and no other. Lance takes "overwrite" on a dataset that appeared meanwhile
+/// for a request to overwrite it: a creator that lost a race would wipe the winner's table.
+#[derive(Debug)]
+struct FirstVersionOnly;
+
+#[async_trait]
+impl CommitHandler for FirstVersionOnly {
+    // Both as the inner handler answers: a lost answer is resolved by reading the manifest back.
+    fn is_version_not_found_definitive(&self) -> bool {
+        true
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        false
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &LanceObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<ManifestTransaction>,
+    ) -> Result<ManifestLocation, CommitError> {
+        if manifest.version != 1 {
+            return Err(CommitError::OtherError(lance::Error::dataset_already_exists(base_path.to_string())));
+        }
+        ConditionalPutCommitHandler
+            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
+            .await
+    }
+}

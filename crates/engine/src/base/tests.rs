@@ -1,0 +1,271 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::collections::HashMap;
+
+use arrow_array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field};
+use datafusion::prelude::{col, lit};
+use fencepost_wal::Store;
+use futures::TryStreamExt;
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use lance_io::object_store::WrappingObjectStore;
+use lance_io::utils::tracking_store::IOTracker;
+use tempfile::TempDir;
+
+use super::*;
+
+fn memory() -> LanceStore {
+    let url = format!("memory://base-{}/some%20tables/t", Uuid::new_v4());
+    LanceStore::new(&Store::open(&url, &HashMap::new()).unwrap())
+}
+
+fn folder() -> (TempDir, String, LanceStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t").to_str().unwrap().to_owned();
+    let store = LanceStore::new(&Store::open(&path, &HashMap::new()).unwrap());
+    (dir, path, store)
+}
+
+fn schema() -> SchemaRef {
+    let fields = vec![
+        Field::new("note", DataType::Utf8, true),
+        Field::new("id", DataType::Int64, true),
+        Field::new("region", DataType::Utf8, true),
+    ];
+    Arc::new(Schema::new(fields))
+}
+
+fn keys(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn by_id(buckets: u32) -> Sharding {
+    Sharding::Bucket { column: "id".to_owned(), buckets }
+}
+
+async fn append(store: &LanceStore, base: &BaseTable, ids: &[i64]) {
+    let batch = RecordBatch::try_new(
+        Arc::clone(base.schema()),
+        vec![
+            Arc::new(StringArray::from(vec![Some("n"); ids.len()])),
+            Arc::new(Int64Array::from(ids.to_vec())),
+            Arc::new(StringArray::from(vec!["eu"; ids.len()])),
+        ],
+    )
+    .unwrap();
+    let params = WriteParams { mode: WriteMode::Append, ..store.write_params() };
+    InsertBuilder::new(Arc::new(base.dataset().clone())).with_params(&params).execute(vec![batch]).await.unwrap();
+}
+
+async fn ids(base: &BaseTable, filter: Option<Expr>, limit: Option<usize>) -> Vec<i64> {
+    let stream = base.scan(Some(&keys(&["id"])), filter, limit).await.unwrap();
+    let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+    let column = |batch: &RecordBatch| batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().clone();
+    batches.iter().flat_map(|batch| column(batch).values().to_vec()).collect()
+}
+
+#[tokio::test]
+async fn a_keyed_table_opens_as_it_was_created() {
+    let (_dir, _, on_disk) = folder();
+    for store in [memory(), on_disk] {
+        let key = keys(&["region", "id"]);
+        let created = BaseTable::create(&store, &schema(), &key, &by_id(4)).await.unwrap();
+        let opened = BaseTable::open(&LanceStore::new(store.store())).await.unwrap();
+        assert_eq!(opened.primary_key(), key, "the order of the key is kept");
+        assert_eq!(opened.sharding(), &by_id(4));
+        assert_eq!(opened.table_id(), created.table_id());
+        assert_eq!(opened.shard_ids().len(), 4);
+        assert_eq!(opened.sharding_spec_id(), 1);
+        assert!(opened.merged().is_empty());
+        let nullable: Vec<bool> = opened.schema().fields().iter().map(|f| f.is_nullable()).collect();
+        assert_eq!(nullable, [true, false, false], "key columns become non-nullable");
+        assert!(opened.schema().fields().iter().all(|f| f.metadata().is_empty()));
+        assert_eq!(opened.version_and_rows().await.unwrap(), (2, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_table_without_key_and_shards_opens_as_it_was_created() {
+    let store = memory();
+    BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    let opened = BaseTable::open(&store).await.unwrap();
+    assert!(opened.primary_key().is_empty());
+    assert_eq!(opened.schema(), &schema());
+    assert_eq!(opened.sharding(), &Sharding::Unsharded);
+    assert_eq!(opened.shard_ids(), [shard_id_for(opened.table_id(), None)]);
+}
+
+#[tokio::test]
+async fn a_table_that_exists_is_left_alone() {
+    let store = memory();
+    let first = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    let again = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    assert!(matches!(again, Err(Error::TableExists { .. })), "{again:?}");
+    assert_eq!(BaseTable::open(&store).await.unwrap().table_id(), first.table_id());
+}
+
+#[tokio::test]
+async fn a_creation_that_died_halfway_is_finished_by_a_repeated_one() {
+    let store = memory();
+    let key = keys(&["id"]);
+    let begun = create::begin(&store, create::table_schema(&schema(), &key).unwrap()).await.unwrap();
+    let open = BaseTable::open(&store).await;
+    assert!(matches!(open, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("did not finish")));
+
+    let other = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    assert!(matches!(other, Err(Error::TableExists { .. })), "another key is another table: {other:?}");
+
+    let finished = BaseTable::create(&store, &schema(), &key, &by_id(2)).await.unwrap();
+    assert_eq!(Some(&finished.table_id().to_string()), begun.config().get(TABLE_ID_KEY));
+}
+
+#[tokio::test]
+async fn a_creator_that_lost_the_race_does_not_overwrite_the_table() {
+    let store = memory();
+    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    append(&store, &base, &[1]).await;
+    // As if it had looked before the other one created the table.
+    let late = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await;
+    assert!(matches!(late, Err(Error::TableExists { .. })), "{late:?}");
+    assert_eq!(ids(&base.refreshed().await.unwrap(), None, None).await, [1]);
+}
+
+#[tokio::test]
+async fn of_two_creators_at_once_one_wins_and_the_other_is_told() {
+    let store = memory();
+    let (schema, sharding) = (schema(), Sharding::Unsharded);
+    let twin = LanceStore::new(store.store());
+    let (a, b) = tokio::join!(
+        BaseTable::create(&store, &schema, &[], &sharding),
+        BaseTable::create(&twin, &schema, &[], &sharding)
+    );
+    let exists = |r: &Result<BaseTable>| matches!(r, Err(Error::TableExists { .. }));
+    assert!(a.is_ok() != b.is_ok() && (exists(&a) || exists(&b)), "{a:?} {b:?}");
+    BaseTable::open(&store).await.unwrap();
+}
+
+#[tokio::test]
+async fn plain_lance_reads_the_table() {
+    let (_dir, path, store) = folder();
+    let base = BaseTable::create(&store, &schema(), &keys(&["id"]), &by_id(2)).await.unwrap();
+    append(&store, &base, &[1, 2, 3]).await;
+    let plain = Dataset::open(&path).await.unwrap();
+    assert_eq!(plain.count_rows(None).await.unwrap(), 3);
+    assert_eq!(plain.schema().unenforced_primary_key()[0].name, "id");
+    let details = plain.mem_wal_index_details().await.unwrap().unwrap();
+    assert_eq!(details.num_shards, 2);
+}
+
+#[tokio::test]
+async fn what_is_no_table_is_not_opened() {
+    let (dir, path, store) = folder();
+    let nothing = BaseTable::open(&store).await;
+    assert!(matches!(nothing, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("no Lance dataset")));
+
+    InsertBuilder::new(path.as_str()).execute(vec![RecordBatch::new_empty(schema())]).await.unwrap();
+    let plain = BaseTable::open(&store).await;
+    assert!(matches!(plain, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("MemWAL")), "{plain:?}");
+    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    assert!(matches!(create, Err(Error::TableExists { .. })), "{create:?}");
+
+    // The folder was there when the store was opened; now there is a file.
+    let place = dir.path().join("file");
+    let store = LanceStore::new(&Store::open(place.to_str().unwrap(), &HashMap::new()).unwrap());
+    std::fs::write(&place, "text").unwrap();
+    let file = BaseTable::open(&store).await;
+    assert!(matches!(file, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("is a file")), "{file:?}");
+    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    assert!(matches!(create, Err(Error::InvalidOptions(_))), "{create:?}");
+}
+
+#[tokio::test]
+async fn lances_other_shardings_are_refused_by_name() {
+    let store = memory();
+    let mut dataset = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await.unwrap();
+    dataset.initialize_mem_wal().identity_sharding("region").execute().await.unwrap();
+    let open = BaseTable::open(&store).await;
+    assert!(matches!(open, Err(Error::NotSupported(ref what)) if what.contains("identity")), "{open:?}");
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_create_nothing() {
+    let store = memory();
+    let float = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, false)]));
+    let twice = Arc::new(Schema::new(vec![Field::new("x", DataType::Int8, false); 2]));
+    let reserved = Arc::new(Schema::new(vec![Field::new("_tombstone", DataType::Boolean, false)]));
+    let unsharded = Sharding::Unsharded;
+    let by_region = Sharding::Bucket { column: "region".to_owned(), buckets: 2 };
+    for (schema, key, sharding) in [
+        (schema(), keys(&["missing"]), &unsharded),
+        (schema(), keys(&["id", "id"]), &unsharded),
+        (schema(), keys(&["id"]), &by_region),
+        (schema(), keys(&[]), &by_id(0)),
+        (schema(), keys(&[]), &by_id(1025)),
+        (float, keys(&["x"]), &unsharded),
+        (twice, keys(&[]), &unsharded),
+        (reserved, keys(&[]), &unsharded),
+        (Arc::new(Schema::empty()), keys(&[]), &unsharded),
+    ] {
+        let refused = BaseTable::create(&store, &schema, &key, sharding).await;
+        assert!(matches!(refused, Err(Error::InvalidOptions(_))), "{schema:?} {key:?}: {refused:?}");
+    }
+    assert!(store.try_open_dataset(None).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_scan_projects_filters_limits_and_counts() {
+    let store = memory();
+    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    assert_eq!(ids(&base, None, None).await, [0_i64; 0]);
+    append(&store, &base, &[5, 4, 3, 2, 1]).await;
+    assert_eq!(base.version_and_rows().await.unwrap(), (2, 0), "an opened table is one version");
+    let base = base.refreshed().await.unwrap();
+    assert_eq!(base.version_and_rows().await.unwrap(), (3, 5));
+    assert_eq!(ids(&base, None, None).await, [5, 4, 3, 2, 1]);
+    assert_eq!(ids(&base, Some(col("id").gt(lit(2_i64))), Some(2)).await, [5, 4]);
+
+    let count = base.scan(Some(&[]), Some(col("id").lt(lit(3_i64))), None).await.unwrap();
+    let batches: Vec<RecordBatch> = count.try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+    assert!(batches.iter().all(|batch| batch.num_columns() == 0));
+}
+
+#[tokio::test]
+async fn every_request_of_lance_goes_through_the_given_store() {
+    let (_dir, path, _) = folder();
+    for url in [format!("memory://counted-{}/t", Uuid::new_v4()), path] {
+        let tracker = IOTracker::default();
+        let store = Store::open(&url, &HashMap::new()).unwrap().wrapped(|inner| tracker.wrap("", inner));
+        let store = LanceStore::new(&store);
+        let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+        append(&store, &base, &[1]).await;
+        let written = tracker.stats().write_iops;
+        assert!(written >= 4, "two commits of the creation, a data file and its commit, but {written} writes");
+        let before = tracker.stats().read_iops;
+        let again = LanceStore::new(store.store());
+        assert_eq!(ids(&BaseTable::open(&again).await.unwrap(), None, None).await, [1]);
+        assert!(tracker.stats().read_iops > before);
+        assert_eq!(tracker.stats().write_iops, written, "reading writes nothing");
+    }
+}
+
+#[test]
+fn shard_ids_are_stable_and_distinct() {
+    let table = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    // Written down: tables on storage depend on them.
+    assert_eq!(shard_id_for(table, None).to_string(), "fdf36edc-fa46-5e2b-a5af-a6316ec5cd4f");
+    assert_eq!(shard_id_for(table, Some(0)).to_string(), "f7bf5fdf-173e-56f7-b36f-78f3c5811039");
+    let ids = shard_ids(table, &by_id(64));
+    assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 64);
+    assert_eq!(ids[3], shard_id_for(table, Some(3)));
+    assert_ne!(shard_id_for(Uuid::from_u128(1), None), shard_id_for(Uuid::from_u128(2), None));
+}
+
+#[test]
+fn a_bucket_field_entry_reads_back() {
+    assert_eq!(bucket_field_entry(258), ("bucket".to_owned(), vec![2, 1, 0, 0]));
+    assert_eq!(bucket_of_field_entry("bucket", &[2, 1, 0, 0]), Some(258));
+    assert_eq!(bucket_of_field_entry("region", &[2, 1, 0, 0]), None);
+    assert_eq!(bucket_of_field_entry("bucket", &[2, 1]), None);
+    assert_eq!(bucket_of_field_entry("bucket", &[0, 0, 0, 128]), None, "negative");
+}

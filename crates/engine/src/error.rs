@@ -1,0 +1,125 @@
+//! The engine's errors, by what the caller can do about them.
+
+use fencepost_wal::Outcome;
+
+/// Result of an engine call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. The variants group failures by what the caller can do; [`Error::outcome`] tells whether the
+/// rows of a failed write are in the table.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The log, its manifest or the store failed; see the inner error.
+    #[error(transparent)]
+    Wal(#[from] fencepost_wal::Error),
+
+    /// Lance could not read or write the base table or an SSTable.
+    #[error("{what}: {source}")]
+    Lance {
+        /// What was being done, and to which object.
+        what: String,
+        /// Lance's error.
+        #[source]
+        source: Box<lance::Error>,
+    },
+
+    /// DataFusion could not plan or run a query.
+    #[error("query failed: {0}")]
+    Query(#[from] datafusion::error::DataFusionError),
+
+    /// Arrow refused an operation on a batch.
+    #[error("{what}: {source}")]
+    Arrow {
+        /// What was being done.
+        what: String,
+        /// Arrow's error.
+        #[source]
+        source: arrow_schema::ArrowError,
+    },
+
+    /// There is no table at this URL.
+    #[error("no Fencepost table at {url}: {reason}; create one with `Table::create` or `fencepost create`")]
+    TableNotFound {
+        /// Where a table was looked for.
+        url: String,
+        /// What was found instead.
+        reason: String,
+    },
+
+    /// There is a table at this URL already.
+    #[error("a table exists already at {url}; open it, or choose another place")]
+    TableExists {
+        /// Where it is.
+        url: String,
+    },
+
+    /// The options do not describe a table or a writer.
+    #[error("invalid options: {0}")]
+    InvalidOptions(String),
+
+    /// A batch does not fit the table; nothing of it was written.
+    #[error("the batch does not fit the table: {0}; nothing of it was written")]
+    InvalidBatch(String),
+
+    /// An append is larger than a limit; nothing of it was written.
+    #[error("{what} is {actual} but the limit `{limit_name}` is {limit}; nothing of it was written")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Its size.
+        actual: usize,
+        /// The name of the limit.
+        limit_name: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+
+    /// The call needs something that this writer or table does not have.
+    #[error("{0}")]
+    NotSupported(String),
+
+    /// The rows of one call went to several shards, and not all shards took them.
+    #[error("{written} of {shards} shards wrote their rows of this call; shard {failed} did not: {source}")]
+    PartlyWritten {
+        /// Shards that acknowledged their part.
+        written: usize,
+        /// Shards that had a part.
+        shards: usize,
+        /// One of those that failed.
+        failed: fencepost_wal::ShardId,
+        /// Why it failed.
+        #[source]
+        source: Box<Error>,
+    },
+
+    /// What is on storage contradicts itself.
+    #[error("the table at {url} is damaged: {reason}")]
+    Corrupt {
+        /// The table or object.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether the rows of the failed call are in the table: not written, written, or unknown until reopened.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Wal(e) => e.outcome(),
+            Error::PartlyWritten { .. } => Outcome::Unknown,
+            _ => Outcome::NotWritten,
+        }
+    }
+
+    pub(crate) fn lance(what: impl Into<String>) -> impl FnOnce(lance::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Lance { what, source: Box::new(source) }
+    }
+
+    pub(crate) fn arrow(what: impl Into<String>) -> impl FnOnce(arrow_schema::ArrowError) -> Error {
+        let what = what.into();
+        move |source| Error::Arrow { what, source }
+    }
+}

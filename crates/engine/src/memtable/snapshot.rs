@@ -1,0 +1,163 @@
+//! One moment of a MemTable, for readers. It holds the batches of its moment and asks the MemTable's index, which
+//! answers for that moment however much it has grown since.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_buffer::BooleanBuffer;
+use arrow_row::Rows;
+use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
+use parking_lot::RwLock;
+
+use super::State;
+use super::batch_store::{BatchView, batch_bytes};
+use crate::error::{Error, Result};
+use crate::{Generation, Position};
+
+/// The most rows in a batch made for a flush.
+pub(super) const FLUSH_BATCH_ROWS: usize = 8192;
+
+/// Small batches are put together for a flush up to this size, so that one copy stays small beside the MemTable.
+const FLUSH_BATCH_BYTES: usize = 64 << 20;
+
+/// An immutable view of a MemTable. It keeps the MemTable's rows in memory until it is dropped. Clone is cheap.
+#[derive(Clone)]
+pub(crate) struct MemTableSnapshot {
+    pub(super) schema: SchemaRef,
+    pub(super) generation: Generation,
+    pub(super) last_position: Position,
+    /// The rows of the moment; their number is the watermark for all questions to the index.
+    pub(super) view: BatchView,
+    pub(super) state: Arc<RwLock<State>>,
+}
+
+impl MemTableSnapshot {
+    /// The storage schema.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The generation of the MemTable.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The last entry that the snapshot includes; [`Position::ZERO`] if there is none.
+    pub(crate) fn last_position(&self) -> Position {
+        self.last_position
+    }
+
+    /// How many rows it has; older rows of a key count too.
+    pub(crate) fn rows(&self) -> usize {
+        self.view.rows()
+    }
+
+    /// All rows, also those that newer rows of their key hide, as they were applied.
+    pub(crate) fn all_batches(&self) -> impl Iterator<Item = &RecordBatch> {
+        self.view.iter().map(|stored| &stored.batch)
+    }
+
+    /// The newest row of each key, in insert order. Tombstones are rows here: the caller hides the older sources'
+    /// rows by them before it drops them. Without a primary key all rows.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if a batch cannot be filtered.
+    pub(crate) fn live_batches(&self) -> Result<Vec<RecordBatch>> {
+        self.live(|batch| Ok(batch.clone()))
+    }
+
+    /// [`live_batches`](Self::live_batches) with only these columns, which spares filtering the others.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such column or a batch cannot be filtered.
+    pub(crate) fn live_columns(&self, columns: &[usize]) -> Result<Vec<RecordBatch>> {
+        self.live(|batch| batch.project(columns).map_err(Error::arrow("choosing a MemTable's columns")))
+    }
+
+    fn live(&self, choose: impl Fn(&RecordBatch) -> Result<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let mut live = Vec::new();
+        for stored in self.view.iter() {
+            let batch = choose(&stored.batch)?;
+            let rows = stored.first_row..stored.first_row + batch.num_rows();
+            // One short lock for each batch, so that the writer never waits for a whole scan.
+            let newest = self.state.read().index.as_ref().map(|index| index.newest(rows, self.view.rows()));
+            match newest {
+                Some(newest) if newest.count_set_bits() == 0 => {}
+                Some(newest) if newest.count_set_bits() < newest.len() => {
+                    let filtered = filter_record_batch(&batch, &BooleanArray::new(newest, None));
+                    live.push(filtered.map_err(Error::arrow("leaving out a MemTable's older rows"))?);
+                }
+                _ => live.push(batch),
+            }
+        }
+        Ok(live)
+    }
+
+    /// Whether any row here has this key (encoded with the table's [`KeyEncoder`](crate::key::KeyEncoder)), a tombstone
+    /// too: then no older source's row of the key may be shown. Without a primary key never.
+    pub(crate) fn contains_key(&self, key: &[u8]) -> bool {
+        self.state.read().index.as_ref().is_some_and(|index| index.contains(key, self.view.rows()))
+    }
+
+    /// [`contains_key`](Self::contains_key) for many keys at once.
+    pub(crate) fn contains_keys(&self, keys: &Rows) -> BooleanBuffer {
+        match &self.state.read().index {
+            Some(index) => keys.iter().map(|key| index.contains(key.data(), self.view.rows())).collect(),
+            None => BooleanBuffer::new_unset(keys.num_rows()),
+        }
+    }
+
+    /// The newest row of the key as a batch of one row, which may be a tombstone. Without a primary key none.
+    pub(crate) fn lookup(&self, key: &[u8]) -> Option<RecordBatch> {
+        let row = self.state.read().index.as_ref()?.lookup(key, self.view.rows())?;
+        self.view.row(row)
+    }
+
+    pub(super) fn for_flush(&self) -> Result<Vec<RecordBatch>> {
+        let mut out = Vec::new();
+        let mut group: Vec<RecordBatch> = Vec::new();
+        let (mut group_rows, mut group_bytes) = (0, 0);
+        for batch in self.live_batches()? {
+            let mut offset = 0;
+            while offset < batch.num_rows() {
+                let piece = batch.slice(offset, FLUSH_BATCH_ROWS.min(batch.num_rows() - offset));
+                offset += piece.num_rows();
+                let bytes = batch_bytes(&piece);
+                if group_rows + piece.num_rows() > FLUSH_BATCH_ROWS || group_bytes + bytes > FLUSH_BATCH_BYTES {
+                    self.concat_into(&mut out, std::mem::take(&mut group));
+                    (group_rows, group_bytes) = (0, 0);
+                }
+                group_rows += piece.num_rows();
+                group_bytes += bytes;
+                group.push(piece);
+            }
+        }
+        self.concat_into(&mut out, group);
+        Ok(out)
+    }
+
+    fn concat_into(&self, out: &mut Vec<RecordBatch>, group: Vec<RecordBatch>) {
+        if group.len() <= 1 {
+            out.extend(group);
+            return;
+        }
+        match concat_batches(&self.schema, &group) {
+            Ok(batch) => out.push(batch),
+            // For example more dictionary values together than the keys can number. Small batches are only slower,
+            // whereas an error here would stop every flush to come.
+            Err(_) => out.extend(group),
+        }
+    }
+}
+
+impl fmt::Debug for MemTableSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemTableSnapshot")
+            .field("generation", &self.generation)
+            .field("rows", &self.rows())
+            .finish_non_exhaustive()
+    }
+}

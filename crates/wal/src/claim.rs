@@ -1,0 +1,337 @@
+//! Taking a shard over: claim, replay, fence, record (protocol section 4). The only way to open it for writing.
+
+use std::collections::VecDeque;
+
+use uuid::Uuid;
+
+use crate::entry::{WalEntry, WriterIdentity, encode_sentinel};
+use crate::error::{Error, Outcome, Result};
+use crate::ids::Position;
+use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
+use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
+use crate::names;
+use crate::prefetch::Prefetch;
+use crate::shard::Shard;
+use crate::slot::{Placed, place};
+use crate::tenure::Tenure;
+
+/// Limits of opening a shard for writing.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Entries whose objects have up to this many bytes in all are kept in memory while the shard is claimed; the
+    /// others are read a second time afterwards. Default 256 MiB.
+    pub replay_budget_bytes: usize,
+    /// GETs that run at once while the log is read. Default 64.
+    pub prefetch: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { replay_budget_bytes: 256 << 20, prefetch: 64 }
+    }
+}
+
+/// A shard that was taken over, and what its log held.
+#[derive(Debug)]
+pub struct Opened {
+    /// The right to write.
+    pub tenure: Tenure,
+    /// The live rows above R, to be read to the end before anything is published.
+    pub replay: Replay,
+}
+
+/// Takes a shard over for writing.
+///
+/// This writes: a manifest that claims the next epoch, a fence sentinel in the log, and a manifest that records it.
+/// A live writer of the shard is fenced by it. Nothing retries after [`Error::Fenced`]: two processes that both
+/// reopen would fence each other for ever.
+///
+/// # Errors
+/// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Fenced`] if a newer claim was met; [`Error::LogHole`]
+/// and [`Error::Corrupt`] if objects are missing or damaged.
+pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
+    let manifests = ManifestStore::new(shard.clone());
+    let claim = claim(shard, &manifests).await?;
+    let mut reading = Reading::new(shard, &claim, options);
+    reading.read_to_end().await?;
+    let sentinel = fence(shard, &claim, &mut reading).await?;
+    let record = record(shard, &manifests, &claim, sentinel, &reading).await?;
+
+    let replay_after = claim.held.manifest.replay_after;
+    let kept = reading.kept;
+    let dropped_from = reading.dropped_from;
+    let replay = Replay {
+        shard: shard.clone(),
+        rows_in_log: reading.rows_in_log,
+        kept,
+        again: dropped_from.map(|from| {
+            let liveness = Liveness::after(reading.liveness.highest_at_or_below(before(from)));
+            (Prefetch::new(shard.clone(), from, Some(before(sentinel)), options.prefetch), liveness)
+        }),
+        current_generation: claim.held.manifest.current_generation,
+        replay_after,
+    };
+    let tenure = Tenure::recorded(shard.clone(), claim.identity, sentinel, reading.liveness, record);
+    Ok(Opened { tenure, replay })
+}
+
+fn before(position: Position) -> Position {
+    Position::new(position.get().saturating_sub(1))
+}
+
+/// A committed claim.
+struct Claim {
+    identity: WriterIdentity,
+    held: HeldManifest,
+    /// The tenure before this one closed cleanly, so that nobody of it is left to collide with our sentinel.
+    after_clean_close: bool,
+}
+
+/// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
+async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
+    let writer_id = Uuid::new_v4();
+    let clean = std::sync::Mutex::new(false);
+    let committed = manifests.commit(None, |manifest| {
+        let clean = &clean;
+        async move {
+            let mut next = adopt(manifests, manifest).await?;
+            refuse_closed(shard, &next)?;
+            let extension = next.extension.get_or_insert_with(Extension::default);
+            let after_clean_close = extension.closed_cleanly_epoch == next.writer_epoch && next.writer_epoch.get() > 0;
+            *clean.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = after_clean_close;
+            extension.writer_id = writer_id;
+            next.writer_epoch = next.writer_epoch.next()?;
+            Ok(next)
+        }
+    });
+    let held = committed.await?;
+    let identity = WriterIdentity { epoch: held.manifest.writer_epoch, writer_id };
+    let after_clean_close = *clean.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(Claim { identity, held, after_clean_close })
+}
+
+fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
+    let deleted = manifest.extension.as_ref().is_some_and(|x| x.deleted);
+    match (deleted, manifest.status) {
+        (true, _) => Err(Error::ShardClosed { shard: shard.id(), state: "deleted" }),
+        (_, ShardStatus::Sealed) => Err(Error::ShardClosed { shard: shard.id(), state: "sealed" }),
+        (false, ShardStatus::Active) => Ok(()),
+    }
+}
+
+/// Protocol section 11: another engine's rewrite dropped our fields; take them from the newest version that has them.
+async fn adopt(manifests: &ManifestStore, mut manifest: ShardManifest) -> Result<ShardManifest> {
+    if manifest.extension.is_none() {
+        let older = manifests.last_with_extension(&manifest).await?;
+        let mut extension = older.and_then(|m| m.extension).unwrap_or_default();
+        extension.unadopted = true;
+        manifest.extension = Some(extension);
+    }
+    Ok(manifest)
+}
+
+/// Step 2: what was read of the log so far.
+struct Reading<'a> {
+    shard: &'a Shard,
+    identity: WriterIdentity,
+    next: Position,
+    prefetch: usize,
+    liveness: Liveness,
+    kept: VecDeque<WalEntry>,
+    kept_bytes: usize,
+    budget: usize,
+    /// The first entry that was not kept; all after it are read again.
+    dropped_from: Option<Position>,
+    /// Sentinels and dead entries above R.
+    fences: Vec<Fence>,
+    rows_in_log: u64,
+}
+
+impl<'a> Reading<'a> {
+    fn new(shard: &'a Shard, claim: &Claim, options: &OpenOptions) -> Self {
+        let manifest = &claim.held.manifest;
+        Self {
+            shard,
+            identity: claim.identity,
+            next: Position::new(manifest.replay_after.get().saturating_add(1)),
+            prefetch: options.prefetch,
+            liveness: Liveness::after(manifest.replay_after_epoch()),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            budget: options.replay_budget_bytes,
+            dropped_from: None,
+            fences: Vec::new(),
+            rows_in_log: 0,
+        }
+    }
+
+    /// Reads up to the first absent position. The LIST comes first: it says how far to prefetch, and what it shows
+    /// far beyond the end cannot be a straggler, because everything before it had landed by then.
+    async fn read_to_end(&mut self) -> Result<()> {
+        let listed = self.shard.store().list(&self.shard.wal_folder()).await?;
+        let positions = listed.iter().filter_map(|o| names::parse(o.location.filename()?, names::ENTRY_SUFFIX));
+        let highest = positions.max().unwrap_or_default();
+        let mut ahead =
+            Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
+        while let Some(entry) = ahead.next().await? {
+            self.take(entry)?;
+        }
+        // A live predecessor may have gone on since the LIST.
+        let mut beyond = Prefetch::new(self.shard.clone(), self.next, None, 1);
+        while let Some(entry) = beyond.next().await? {
+            self.take(entry)?;
+        }
+        if highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
+            return Err(Error::LogHole {
+                shard: self.shard.id(),
+                position: self.next,
+                beyond: Position::new(highest),
+                object: self.shard.entry_path(self.next).to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, entry: WalEntry) -> Result<()> {
+        // I3: a newer claim has written already.
+        if entry.writer_epoch > self.identity.epoch
+            || (entry.writer_epoch == self.identity.epoch && !entry.is_by(&self.identity))
+        {
+            return Err(Error::Fenced {
+                shard: self.shard.id(),
+                epoch: self.identity.epoch,
+                by: entry.writer_epoch,
+                outcome: Outcome::NotWritten,
+            });
+        }
+        self.next = entry.position.next()?;
+        match self.liveness.meet(&entry) {
+            EntryKind::Rows => {
+                self.rows_in_log += entry.rows() as u64;
+                self.keep(entry);
+            }
+            EntryKind::Sentinel | EntryKind::Dead => {
+                self.fences.push(Fence { position: entry.position, epoch: entry.writer_epoch });
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, entry: WalEntry) {
+        if self.dropped_from.is_some() {
+            return;
+        }
+        self.kept_bytes = self.kept_bytes.saturating_add(entry.object_bytes);
+        match self.kept_bytes <= self.budget {
+            true => self.kept.push_back(entry),
+            false => self.dropped_from = Some(entry.position),
+        }
+    }
+}
+
+/// Step 3: the sentinel goes to the first free position; whatever landed there meanwhile is replayed first.
+async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Result<Position> {
+    let bytes = encode_sentinel(&claim.identity)?;
+    loop {
+        let at = reading.next;
+        match place(shard, at, &bytes).await {
+            Ok(Placed::Ours) => {
+                let entry = crate::entry::decode(shard.entry_path(at).as_ref(), at, &bytes)?;
+                reading.liveness.meet(&entry);
+                return Ok(at);
+            }
+            Ok(Placed::Other(entry)) => reading.take(*entry)?,
+            Err(unplaced) => {
+                return Err(Error::Poisoned {
+                    shard: shard.id(),
+                    reason: format!("the fence sentinel could not be written: {}", unplaced.reason),
+                    outcome: Outcome::NotWritten,
+                });
+            }
+        }
+    }
+}
+
+/// Step 4: only after this commit is the tenure valid. It is refused if another claim owns the shard by now, which
+/// is what a claimant that stalled between its claim and its sentinel must find out (schedule 2).
+async fn record(
+    shard: &Shard,
+    manifests: &ManifestStore,
+    claim: &Claim,
+    sentinel: Position,
+    reading: &Reading<'_>,
+) -> Result<HeldManifest> {
+    // Schedules 13 and 14: not only our own sentinel. One that a dead claimant left, or a dead entry, may be the
+    // only thing that stands on a stalled writer's next position.
+    let mut fences = reading.fences.clone();
+    if !claim.after_clean_close {
+        fences.push(Fence { position: sentinel, epoch: claim.identity.epoch });
+    }
+    let recorded = manifests.commit(Some(claim.held.clone()), |mut next| {
+        let owned = next.is_owned_by(&claim.identity);
+        let by = next.writer_epoch;
+        next.last_seen = next.last_seen.max(sentinel);
+        next.extension.get_or_insert_with(Extension::default).add_fences(fences.iter().copied());
+        std::future::ready(match owned {
+            true => Ok(next),
+            false => Err(Error::Fenced {
+                shard: shard.id(),
+                epoch: claim.identity.epoch,
+                by,
+                outcome: Outcome::NotWritten,
+            }),
+        })
+    });
+    recorded.await
+}
+
+/// The live entries above R, in order, as a claim found them.
+#[derive(Debug)]
+pub struct Replay {
+    shard: Shard,
+    rows_in_log: u64,
+    kept: VecDeque<WalEntry>,
+    again: Option<(Prefetch, Liveness)>,
+    current_generation: crate::ids::Generation,
+    replay_after: Position,
+}
+
+impl Replay {
+    /// Rows that the replay will return.
+    pub fn rows(&self) -> u64 {
+        self.rows_in_log
+    }
+
+    /// R when the shard was claimed: the rows up to here are in SSTables.
+    pub fn replay_after(&self) -> Position {
+        self.replay_after
+    }
+
+    /// The next live entry with rows; `None` at the end. What did not fit into the memory budget is read again.
+    ///
+    /// # Errors
+    /// [`Error::LogHole`] if an entry vanished since it was first read.
+    pub async fn next(&mut self) -> Result<Option<WalEntry>> {
+        loop {
+            let entry = match self.kept.pop_front() {
+                Some(entry) => entry,
+                None => {
+                    let Some((ahead, liveness)) = &mut self.again else {
+                        return Ok(None);
+                    };
+                    let Some(entry) = ahead.next().await? else {
+                        return ahead.expect_end(&self.shard).map(|()| None);
+                    };
+                    if liveness.meet(&entry) != EntryKind::Rows {
+                        continue;
+                    }
+                    entry
+                }
+            };
+            // Lance stamps its entries: those of a generation that was published are in an SSTable already.
+            if entry.generation.is_none_or(|g| g >= self.current_generation) {
+                return Ok(Some(entry));
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The bytes of one WAL entry: an Arrow IPC stream with the writer's identity in its schema metadata, then a
+//! trailer that proves the object whole. Knows nothing of stores or of which entries are live.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_buffer::Buffer;
+use arrow_ipc::reader::StreamDecoder;
+use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
+use arrow_schema::{Schema, SchemaRef};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::ids::{Epoch, Generation, Position};
+
+/// Largest entry that is written or read, in bytes.
+pub const MAX_ENTRY_BYTES: usize = 256 << 20;
+/// Batches with fewer rows than this are concatenated into one per entry.
+const CONCATENATE_BELOW_ROWS: usize = 1_000;
+
+const KEY_EPOCH: &str = "writer_epoch";
+const KEY_SENTINEL: &str = "fence_sentinel";
+const KEY_GENERATION: &str = "generation";
+const KEY_WRITER_ID: &str = "fencepost.writer_id";
+const RESERVED_KEYS: [&str; 4] = [KEY_EPOCH, KEY_SENTINEL, KEY_GENERATION, KEY_WRITER_ID];
+
+const TRAILER_MAGIC: &[u8; 4] = b"FPW1";
+const TRAILER_BYTES: usize = 16;
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// Who wrote an entry: one claim of one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterIdentity {
+    /// The epoch that the claim got.
+    pub epoch: Epoch,
+    /// Random per claim: tells two claimants of one epoch apart.
+    pub writer_id: Uuid,
+}
+
+/// One decoded WAL entry.
+#[derive(Debug, Clone)]
+pub struct WalEntry {
+    /// Its place in the log.
+    pub position: Position,
+    /// The epoch of its writer.
+    pub writer_epoch: Epoch,
+    /// The claim that wrote it; `None` in entries written by Lance.
+    pub writer_id: Option<Uuid>,
+    /// The MemTable generation that Lance stamps on its entries; `None` in ours.
+    pub generation: Option<Generation>,
+    /// Whether this is a fence sentinel, which carries no rows.
+    pub is_sentinel: bool,
+    /// The rows' schema, without the log's own metadata.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+    /// Size of the object in bytes.
+    pub object_bytes: usize,
+}
+
+impl WalEntry {
+    /// Rows in the entry.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    pub(crate) fn is_by(&self, writer: &WriterIdentity) -> bool {
+        self.writer_epoch == writer.epoch && self.writer_id == Some(writer.writer_id)
+    }
+}
+
+/// Encodes the batches of one entry; small ones become one batch, because the entry is the unit of durability.
+pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
+    let combined = combine_small(schema, batches)?;
+    let bytes = encode(&tagged(schema, writer, false), &combined)?;
+    if bytes.len() > MAX_ENTRY_BYTES {
+        return Err(Error::TooLarge {
+            what: "the WAL entry".into(),
+            actual: bytes.len(),
+            limit_name: "MAX_ENTRY_BYTES",
+            limit: MAX_ENTRY_BYTES,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Encodes a fence sentinel: no fields, no rows.
+pub(crate) fn encode_sentinel(writer: &WriterIdentity) -> Result<Bytes> {
+    encode(&tagged(&Arc::new(Schema::empty()), writer, true), &[])
+}
+
+fn tagged(schema: &SchemaRef, writer: &WriterIdentity, sentinel: bool) -> Schema {
+    let mut metadata = without_reserved(schema.metadata());
+    metadata.insert(KEY_EPOCH.into(), writer.epoch.to_string());
+    metadata.insert(KEY_WRITER_ID.into(), writer.writer_id.as_hyphenated().to_string());
+    if sentinel {
+        metadata.insert(KEY_SENTINEL.into(), "true".into());
+    }
+    Schema::new_with_metadata(schema.fields().clone(), metadata)
+}
+
+fn without_reserved(metadata: &HashMap<String, String>) -> HashMap<String, String> {
+    metadata.iter().filter(|(k, _)| !RESERVED_KEYS.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+    let mut combined = Vec::new();
+    let mut small: Vec<&RecordBatch> = Vec::new();
+    let flush = |small: &mut Vec<&RecordBatch>, combined: &mut Vec<RecordBatch>| -> Result<()> {
+        match small.as_slice() {
+            [] => {}
+            [one] => combined.push((*one).clone()),
+            many => combined.push(
+                arrow_select::concat::concat_batches(schema, many.iter().copied())
+                    .map_err(Error::arrow("cannot combine the batches of a WAL entry"))?,
+            ),
+        }
+        small.clear();
+        Ok(())
+    };
+    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+        if batch.num_rows() < CONCATENATE_BELOW_ROWS {
+            small.push(batch);
+        } else {
+            flush(&mut small, &mut combined)?;
+            combined.push(batch.clone());
+        }
+    }
+    flush(&mut small, &mut combined)?;
+    Ok(combined)
+}
+
+fn encode(schema: &Schema, batches: &[RecordBatch]) -> Result<Bytes> {
+    let failed = || Error::arrow("cannot encode a WAL entry");
+    let options = IpcWriteOptions::try_new(8, false, arrow_ipc::MetadataVersion::V5).map_err(failed())?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), schema, options).map_err(failed())?;
+    for batch in batches {
+        writer.write(batch).map_err(failed())?;
+    }
+    let mut bytes = writer.into_inner().map_err(failed())?;
+    let length = bytes.len() as u64;
+    let checksum = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(TRAILER_MAGIC);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    Ok(bytes.into())
+}
+
+/// Decodes the object found at `position`. The rows share the object's memory; nothing is allocated by a length
+/// that the object merely claims.
+///
+/// # Errors
+/// [`Error::Corrupt`], naming `object`, for anything that is not a whole entry.
+pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<WalEntry> {
+    let corrupt = |reason: String| Error::corrupt(object, reason);
+    if bytes.len() > MAX_ENTRY_BYTES + TRAILER_BYTES {
+        return Err(corrupt(format!("it has {} bytes, an entry has at most {MAX_ENTRY_BYTES}", bytes.len())));
+    }
+    let (stream, sealed) = check_whole(bytes).map_err(corrupt)?;
+    let mut decoder = StreamDecoder::new();
+    let mut buffer = Buffer::from(stream);
+    let mut batches = Vec::new();
+    while !buffer.is_empty() {
+        if let Some(batch) = decoder.decode(&mut buffer).map_err(|e| corrupt(e.to_string()))? {
+            batches.push(batch);
+        }
+    }
+    decoder.finish().map_err(|e| corrupt(e.to_string()))?;
+    let schema = decoder.schema().ok_or_else(|| corrupt("it holds no Arrow schema".into()))?;
+
+    let metadata = schema.metadata();
+    let number = |key: &str| -> Result<Option<u64>> {
+        let parse = |v: &String| v.parse().map_err(|_| corrupt(format!("its `{key}` is {v:?}, not a number")));
+        metadata.get(key).map(parse).transpose()
+    };
+    let writer_epoch = number(KEY_EPOCH)?.ok_or_else(|| corrupt(format!("it has no `{KEY_EPOCH}`")))?;
+    let generation = number(KEY_GENERATION)?;
+    let writer_id = match metadata.get(KEY_WRITER_ID) {
+        Some(id) => Some(Uuid::parse_str(id).map_err(|e| corrupt(format!("its `{KEY_WRITER_ID}` is {id:?}: {e}")))?),
+        None => None,
+    };
+    if writer_id.is_some() && !sealed {
+        return Err(corrupt("its trailer is missing: it was truncated".into()));
+    }
+    let is_sentinel = metadata.get(KEY_SENTINEL).is_some_and(|v| v == "true");
+    if is_sentinel && batches.iter().any(|b| b.num_rows() > 0) {
+        return Err(corrupt("it is a fence sentinel with rows".into()));
+    }
+    let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), without_reserved(metadata)));
+    let batches = batches
+        .into_iter()
+        .map(|batch| {
+            let (_, columns, rows) = batch.into_parts();
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|e| corrupt(e.to_string()))?;
+    Ok(WalEntry {
+        position,
+        writer_epoch: Epoch::new(writer_epoch),
+        writer_id,
+        generation: generation.map(Generation::new),
+        is_sentinel,
+        schema,
+        batches,
+        object_bytes: bytes.len(),
+    })
+}
+
+/// The Arrow stream of an object, and whether a trailer proves it whole. A stream without one (Lance writes none)
+/// must end with the end-of-stream marker.
+fn check_whole(bytes: &Bytes) -> Result<(Bytes, bool), String> {
+    if bytes.ends_with(&END_OF_STREAM) {
+        return Ok((bytes.clone(), false));
+    }
+    let Some(split) = bytes.len().checked_sub(TRAILER_BYTES) else {
+        return Err(format!("it has only {} bytes", bytes.len()));
+    };
+    let trailer = bytes.slice(split..);
+    let stream = bytes.slice(..split);
+    let Some((magic, rest)) = trailer.split_first_chunk::<4>() else {
+        return Err("its trailer is cut short".into());
+    };
+    let (Some((checksum, _)), Some((_, length))) = (rest.split_first_chunk::<4>(), rest.split_last_chunk::<8>()) else {
+        return Err("its trailer is cut short".into());
+    };
+    if magic != TRAILER_MAGIC {
+        return Err("it ends neither with a trailer nor with an end-of-stream marker: it was truncated or is no WAL entry".into());
+    }
+    let length = u64::from_le_bytes(*length);
+    if length != split as u64 {
+        return Err(format!("its trailer says {length} bytes, but it has {split}"));
+    }
+    let (expected, actual) = (u32::from_le_bytes(*checksum), crc32c::crc32c(&stream));
+    if expected != actual {
+        return Err(format!("its checksum is {actual:08x}, its trailer says {expected:08x}"));
+    }
+    if !stream.ends_with(&END_OF_STREAM) {
+        return Err("its stream has no end-of-stream marker".into());
+    }
+    Ok((stream, true))
+}
+
+#[cfg(test)]
+#[path = "entry_tests.rs"]
+mod tests;

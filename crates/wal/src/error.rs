@@ -1,0 +1,237 @@
+//! One error enum, by what the caller can do, and the three answers to "is my append in the log?".
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::ids::{Epoch, ManifestVersion, Position, ShardId};
+
+/// Result of a call into the log.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is true of the rows of a failed append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// They are not in the log and never will be: append them again through a healthy writer.
+    NotWritten,
+    /// They are durable.
+    Written,
+    /// They may or may not be in the log: open the shard again and look.
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::NotWritten => "not written",
+            Outcome::Written => "written",
+            Outcome::Unknown => "unknown until the shard is opened again",
+        })
+    }
+}
+
+/// What went wrong in the log. Cheap to clone: one failure may answer many appends.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL or an option of it cannot be used.
+    #[error("cannot use the store URL {url}: {reason}")]
+    InvalidUrl {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The store failed to answer, also after retries.
+    #[error("{operation} {object} failed: {source}")]
+    Store {
+        /// GET, LIST, PUT …
+        operation: &'static str,
+        /// The object or prefix.
+        object: String,
+        /// The store's own error.
+        #[source]
+        source: Arc<object_store::Error>,
+    },
+
+    /// The store does not keep the promises that the log is built on.
+    #[error("the store {url} cannot hold a log: {reason}; use a store that honours conditional PUTs (If-None-Match: *)")]
+    StoreUnfit {
+        /// The store.
+        url: String,
+        /// Which promise it broke.
+        reason: String,
+    },
+
+    /// Another writer owns the shard now. Nothing reopens by itself: two processes that do would fence each other
+    /// for ever.
+    #[error(
+        "fenced: shard {shard} belongs to writer epoch {by}, this writer has epoch {epoch}; the append is {outcome}; \
+         open the shard again only if this process is meant to own it"
+    )]
+    Fenced {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch of the writer that was fenced.
+        epoch: Epoch,
+        /// The epoch of its successor.
+        by: Epoch,
+        /// What is true of the append that this answers.
+        outcome: Outcome,
+    },
+
+    /// The writer met a state that it cannot answer for and stopped. The only way on is to open the shard again.
+    #[error("the writer of shard {shard} stopped: {reason}; the append is {outcome}; open the shard again")]
+    Poisoned {
+        /// The shard.
+        shard: ShardId,
+        /// What it met.
+        reason: String,
+        /// What is true of the append that this answers.
+        outcome: Outcome,
+    },
+
+    /// The writer was closed.
+    #[error("the writer of shard {shard} is closed; open the shard again")]
+    Closed {
+        /// The shard.
+        shard: ShardId,
+    },
+
+    /// An object is damaged: it was torn, truncated or overwritten from outside.
+    #[error("{object} is damaged: {reason}; restore it from a copy, nothing was skipped")]
+    Corrupt {
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Entries exist behind an absent one: objects of the log were lost or deleted from outside.
+    #[error(
+        "shard {shard}: WAL entry {position} is missing but entry {beyond} exists; objects were deleted from outside, \
+         restore {object}"
+    )]
+    LogHole {
+        /// The shard.
+        shard: ShardId,
+        /// The first missing position.
+        position: Position,
+        /// The highest position found.
+        beyond: Position,
+        /// The name of the missing object.
+        object: String,
+    },
+
+    /// The log was truncated or flushed past the position that a reader wanted.
+    #[error("shard {shard}: the log now starts after position {replay_after}, position {position} is gone; read the SSTables first")]
+    Behind {
+        /// The shard.
+        shard: ShardId,
+        /// The position that the reader was at.
+        position: Position,
+        /// The position that the SSTables (or the consumer) cover.
+        replay_after: Position,
+    },
+
+    /// There is no shard of that name.
+    #[error("shard {shard} does not exist at {url}; create it first")]
+    ShardNotFound {
+        /// The shard.
+        shard: ShardId,
+        /// Where it was looked for.
+        url: String,
+    },
+
+    /// The shard takes no more writers.
+    #[error("shard {shard} is {state}: it takes no writer")]
+    ShardClosed {
+        /// The shard.
+        shard: ShardId,
+        /// Sealed, deleted …
+        state: &'static str,
+    },
+
+    /// A manifest commit may or may not have become part of the shard's history.
+    #[error("shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again")]
+    CommitUnknown {
+        /// The shard.
+        shard: ShardId,
+        /// The version.
+        version: ManifestVersion,
+        /// Why it is unknown.
+        reason: String,
+    },
+
+    /// Others committed manifests faster than this commit could be derived anew.
+    #[error("shard {shard}: gave up a manifest commit after {attempts} conflicts with other committers; try again")]
+    Contention {
+        /// The shard.
+        shard: ShardId,
+        /// How often it was tried.
+        attempts: usize,
+    },
+
+    /// The call does not fit the state of the writer or shard.
+    #[error("{0}")]
+    InvalidArgument(String),
+
+    /// An append is larger than a limit; nothing of it was written.
+    #[error("{what} has {actual} bytes but the limit `{limit_name}` is {limit}; nothing of it was written")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Its size in bytes.
+        actual: usize,
+        /// The name of the limit.
+        limit_name: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// A counter reached its end.
+    #[error("the {what} reached its highest value")]
+    Overflow {
+        /// Which counter.
+        what: &'static str,
+    },
+
+    /// Arrow could not encode or combine batches.
+    #[error("{what}: {source}")]
+    Arrow {
+        /// What was being done.
+        what: String,
+        /// Arrow's error.
+        #[source]
+        source: Arc<arrow_schema::ArrowError>,
+    },
+}
+
+impl Error {
+    /// What is true of the append that this error answers. Errors of calls that append nothing say "not written".
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Fenced { outcome, .. } | Error::Poisoned { outcome, .. } => *outcome,
+            Error::CommitUnknown { .. } => Outcome::Unknown,
+            _ => Outcome::NotWritten,
+        }
+    }
+
+    /// The same failure as the answer to an append whose outcome is another.
+    pub(crate) fn with_outcome(&self, outcome: Outcome) -> Error {
+        let mut error = self.clone();
+        if let Error::Fenced { outcome: o, .. } | Error::Poisoned { outcome: o, .. } = &mut error {
+            *o = outcome;
+        }
+        error
+    }
+
+    pub(crate) fn arrow(what: impl Into<String>) -> impl FnOnce(arrow_schema::ArrowError) -> Error {
+        let what = what.into();
+        move |source| Error::Arrow { what, source: Arc::new(source) }
+    }
+
+    pub(crate) fn corrupt(object: impl fmt::Display, reason: impl fmt::Display) -> Error {
+        Error::Corrupt { object: object.to_string(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,79 @@
+//! A fenced write-ahead log on object storage, in the layout of Lance's MemWAL.
+//!
+//! Batches of Arrow rows are appended to a *shard*; each entry is durable after one conditional PUT. Whoever opens a
+//! shard for writing takes it over: the writer before it can never acknowledge another append, however long it was
+//! stalled. The store needs read-after-write, atomic create-if-absent and whole objects, nothing else: no clock, no
+//! lock service, no compare-and-swap.
+//!
+//! It is not a broker: no consumer groups, no topics, no retention by time.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use std::{collections::HashMap, sync::Arc};
+//! use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+//! use fencepost_wal::{ManifestStore, OpenOptions, Shard, ShardId, ShardManifest, Store, WalConfig, WalTailer, WalWriter};
+//!
+//! let store = Store::open("memory:///events", &HashMap::new())?;
+//! let shard = Shard::new(store, ShardId::new_random());
+//! ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await?;
+//!
+//! let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+//! let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+//! let (writer, _replay) =
+//!     WalWriter::open(&shard, batch.schema(), WalConfig::default(), &OpenOptions::default()).await?;
+//! writer.append(batch).await?; // durable now
+//! writer.close().await?;
+//!
+//! let entry = WalTailer::new(shard).next().await?.expect("one entry");
+//! assert_eq!(entry.rows(), 3);
+//! # Ok::<(), fencepost_wal::Error>(())
+//! # }).unwrap();
+//! ```
+//!
+//! | to … | use |
+//! |---|---|
+//! | append many small batches | [`WalWriter`] |
+//! | append one entry at a time | [`WalAppender`] |
+//! | read without owning | [`WalTailer`] |
+//! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
+//! | look at a shard | [`ManifestStore::latest`] |
+//! | check a bucket before trusting it | [`probe()`] |
+
+#![forbid(unsafe_code)]
+
+mod appender;
+mod claim;
+mod entry;
+mod error;
+mod ids;
+mod liveness;
+mod manifest;
+mod names;
+mod prefetch;
+mod probe;
+mod retry;
+mod shard;
+mod slot;
+mod stats;
+mod store;
+mod tailer;
+mod tenure;
+mod writer;
+
+pub use appender::WalAppender;
+pub use claim::{OpenOptions, Opened, Replay, open};
+pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
+pub use error::{Error, Outcome, Result};
+pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+pub use liveness::{EntryKind, MAX_IN_FLIGHT};
+pub use manifest::{
+    Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
+};
+pub use probe::{ProbeReport, probe};
+pub use retry::RetryPolicy;
+pub use shard::{MEM_WAL_FOLDER, Shard};
+pub use stats::WalStats;
+pub use store::Store;
+pub use tailer::{FollowOptions, WalTailer};
+pub use tenure::Tenure;
+pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

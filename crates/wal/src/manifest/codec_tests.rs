@@ -1,0 +1,92 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SHARD: ShardId = ShardId::from_uuid(Uuid::from_u128(0xfeed));
+
+fn sample() -> ShardManifest {
+    let mut manifest = ShardManifest::first(SHARD, 1, vec![ShardFieldEntry { field_id: "bucket".into(), value: vec![3] }]);
+    manifest.version = ManifestVersion::new(9);
+    manifest.writer_epoch = Epoch::new(4);
+    manifest.replay_after = Position::new(17);
+    manifest.last_seen = Position::new(20);
+    manifest.current_generation = Generation::new(3);
+    for generation in [1, 2] {
+        let mut sstable = SsTable::new(Generation::new(generation), format!("0badcafe_gen_{generation}"));
+        sstable.physical_rows = Some(100 * generation);
+        manifest.sstables.push(sstable);
+    }
+    let extension = manifest.extension.as_mut().unwrap();
+    extension.writer_id = Uuid::from_u128(1);
+    extension.commit_id = Uuid::from_u128(2);
+    extension.parent_commit_id = Uuid::from_u128(3);
+    extension.replay_after_epoch = Epoch::new(3);
+    extension.add_fences([(18, 4), (5, 2)].map(|(p, e)| Fence { position: Position::new(p), epoch: Epoch::new(e) }));
+    extension.closed_cleanly_epoch = Epoch::new(3);
+    manifest
+}
+
+fn decoded(bytes: &[u8]) -> Result<ShardManifest> {
+    decode("manifest/x.binpb", bytes, SHARD, ManifestVersion::new(9))
+}
+
+#[test]
+fn every_field_comes_back() {
+    assert_eq!(decoded(&encode(&sample())).unwrap(), sample());
+}
+
+#[test]
+fn fields_of_a_later_version_survive_a_rewrite_at_every_level() {
+    let foreign = [0xb2, 0x06, 0x02, b'h', b'i']; // tag 102, two bytes
+    let mut manifest = sample();
+    manifest.unknown = foreign.to_vec();
+    manifest.sstables[0].unknown = foreign.to_vec();
+    manifest.extension.as_mut().unwrap().unknown = foreign.to_vec();
+    let mut again = decoded(&encode(&manifest)).unwrap();
+    assert_eq!(again, manifest);
+    again.writer_epoch = Epoch::new(5);
+    assert_eq!(decoded(&encode(&again)).unwrap(), again);
+}
+
+#[test]
+fn a_manifest_of_another_engine_has_no_extension() {
+    let mut manifest = sample();
+    manifest.extension = None;
+    assert_eq!(decoded(&encode(&manifest)).unwrap().extension, None);
+}
+
+#[test]
+fn a_manifest_under_the_wrong_name_or_of_a_newer_format_is_refused() {
+    let bytes = encode(&sample());
+    let error = decode("m", &bytes, SHARD, ManifestVersion::new(10)).unwrap_err();
+    assert!(error.to_string().contains("says version 9, its name says 10"), "{error}");
+    assert!(decode("m", &bytes, ShardId::new_random(), ManifestVersion::new(9)).is_err());
+    let mut newer = sample();
+    newer.extension.as_mut().unwrap().format_version = 2;
+    assert!(decoded(&encode(&newer)).unwrap_err().to_string().contains("use a newer one"));
+}
+
+proptest! {
+    #[test]
+    fn a_truncated_manifest_is_refused(cut in 0usize..10_000) {
+        let bytes = encode(&sample());
+        let error = decoded(&bytes[..cut % bytes.len()]).unwrap_err();
+        prop_assert!(error.to_string().contains("manifest/x.binpb is damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_flipped_byte_of_lances_fields_is_noticed(at in 0usize..10_000, bit in 0u8..8) {
+        let mut bytes = encode(&sample());
+        let ours = fields(&bytes).unwrap()[0].1.end;
+        let lances = bytes.len() - ours;
+        bytes[ours + at % lances] ^= 1 << bit;
+        prop_assert!(decoded(&bytes).is_err());
+    }
+
+    #[test]
+    fn garbage_does_not_panic(bytes: Vec<u8>) {
+        let _ = decoded(&bytes);
+    }
+}

@@ -1,0 +1,196 @@
+//! The shard manifest: the value, its bytes, and the store of its versions. Who may change what is decided by the
+//! callers (claim, tenure); how a change becomes the next version is decided here.
+
+mod codec;
+mod store;
+
+use uuid::Uuid;
+
+use crate::entry::WriterIdentity;
+use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+
+pub(crate) use store::HeldManifest;
+pub use store::ManifestStore;
+
+/// The version of [`Extension`] that this code writes, and the highest that it understands.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One version of a shard's manifest. The newest one is the truth about the shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardManifest {
+    /// The version: 1, 2, 3 …
+    pub version: ManifestVersion,
+    /// The shard.
+    pub shard_id: ShardId,
+    /// The sharding spec that the shard belongs to; 0 for none.
+    pub shard_spec_id: u32,
+    /// The values of the sharding fields that lead to this shard.
+    pub shard_field_entries: Vec<ShardFieldEntry>,
+    /// Whether the shard takes writers.
+    pub status: ShardStatus,
+    /// The epoch of the shard's owner; 0 before the first.
+    pub writer_epoch: Epoch,
+    /// R: every row at or below this position is in the SSTables (or was truncated by the consumer).
+    pub replay_after: Position,
+    /// A landed position at or above R; other readers start probing here.
+    pub last_seen: Position,
+    /// The generation that the next SSTable gets.
+    pub current_generation: Generation,
+    /// The SSTables, oldest first.
+    pub sstables: Vec<SsTable>,
+    /// Our fields; `None` if another engine wrote this version.
+    pub extension: Option<Extension>,
+    /// Fields that this code does not know, kept as they are.
+    unknown: Vec<u8>,
+}
+
+/// Whether a shard takes writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShardStatus {
+    /// It does.
+    #[default]
+    Active,
+    /// It does not.
+    Sealed,
+}
+
+/// The value of one sharding field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardFieldEntry {
+    /// The sharding field's name in the spec.
+    pub field_id: String,
+    /// Its value, encoded as the spec says.
+    pub value: Vec<u8>,
+}
+
+/// One SSTable of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SsTable {
+    /// Its generation.
+    pub generation: Generation,
+    /// The name of its folder in the shard's folder.
+    pub path: String,
+    /// Bytes that its rows took in memory.
+    pub in_memory_bytes: Option<u64>,
+    /// Its rows, tombstones included.
+    pub physical_rows: Option<u64>,
+    /// Bytes of its primary keys.
+    pub primary_key_bytes: Option<u64>,
+    /// Fields that this code does not know.
+    unknown: Vec<u8>,
+}
+
+impl SsTable {
+    /// An SSTable of a generation in a folder.
+    pub fn new(generation: Generation, path: String) -> Self {
+        Self {
+            generation,
+            path,
+            in_memory_bytes: None,
+            physical_rows: None,
+            primary_key_bytes: None,
+            unknown: Vec::new(),
+        }
+    }
+}
+
+/// A WAL object that garbage collection must leave, because a stalled writer's next PUT has to collide with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fence {
+    /// Where the object stands.
+    pub position: Position,
+    /// The epoch of the writer that put it there.
+    pub epoch: Epoch,
+}
+
+/// What Fencepost adds to Lance's manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extension {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// The claim that owns the shard; nil before the first.
+    pub writer_id: Uuid,
+    /// Random per version: tells our commit from somebody else's at the same version.
+    pub commit_id: Uuid,
+    /// The `commit_id` of the version that this one was derived from; nil for the first.
+    pub parent_commit_id: Uuid,
+    /// The highest epoch of any live entry at or below R, sentinels included.
+    pub replay_after_epoch: Epoch,
+    /// WAL objects that must stay, in order of position.
+    pub fences: Vec<Fence>,
+    /// The last tenure that was closed with everything acknowledged and nothing in flight.
+    pub closed_cleanly_epoch: Epoch,
+    /// Another engine wrote in between; garbage collection waits for an operator.
+    pub unadopted: bool,
+    /// The shard is being deleted.
+    pub deleted: bool,
+    /// Fields that this code does not know.
+    unknown: Vec<u8>,
+}
+
+impl Default for Extension {
+    fn default() -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            writer_id: Uuid::nil(),
+            commit_id: Uuid::nil(),
+            parent_commit_id: Uuid::nil(),
+            replay_after_epoch: Epoch::ZERO,
+            fences: Vec::new(),
+            closed_cleanly_epoch: Epoch::ZERO,
+            unadopted: false,
+            deleted: false,
+            unknown: Vec::new(),
+        }
+    }
+}
+
+impl Extension {
+    /// Adds fences, each position once, in order.
+    pub(crate) fn add_fences(&mut self, fences: impl IntoIterator<Item = Fence>) {
+        self.fences.extend(fences);
+        self.fences.sort_unstable();
+        self.fences.dedup_by_key(|fence| fence.position);
+    }
+}
+
+impl ShardManifest {
+    /// The first manifest of a shard that nobody has written to.
+    pub fn first(shard_id: ShardId, shard_spec_id: u32, shard_field_entries: Vec<ShardFieldEntry>) -> Self {
+        Self {
+            version: ManifestVersion::new(1),
+            shard_id,
+            shard_spec_id,
+            shard_field_entries,
+            status: ShardStatus::Active,
+            writer_epoch: Epoch::ZERO,
+            replay_after: Position::ZERO,
+            last_seen: Position::ZERO,
+            current_generation: Generation::new(1),
+            sstables: Vec::new(),
+            extension: Some(Extension::default()),
+            unknown: Vec::new(),
+        }
+    }
+
+    /// Whether the claim `writer` owns the shard according to this version.
+    pub(crate) fn is_owned_by(&self, writer: &WriterIdentity) -> bool {
+        self.writer_epoch == writer.epoch && self.extension.as_ref().is_some_and(|x| x.writer_id == writer.writer_id)
+    }
+
+    /// The fences; none in a manifest of another engine.
+    pub fn fences(&self) -> &[Fence] {
+        self.extension.as_ref().map_or(&[], |x| &x.fences)
+    }
+
+    /// The epoch that a replay from R starts with: entries of lower epochs are dead.
+    pub fn replay_after_epoch(&self) -> Epoch {
+        self.extension.as_ref().map_or(Epoch::ZERO, |x| x.replay_after_epoch)
+    }
+
+    pub(crate) fn commit_id(&self) -> Option<Uuid> {
+        self.extension.as_ref().map(|x| x.commit_id)
+    }
+}

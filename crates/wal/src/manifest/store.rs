@@ -1,0 +1,262 @@
+//! The versions of a shard's manifest on storage: finding the latest, and committing the next (protocol section 3).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::{Error as StoreError, ObjectStoreExt};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Extension, ShardManifest, codec};
+use crate::error::{Error, Result};
+use crate::ids::ManifestVersion;
+use crate::names;
+use crate::retry::is_transient;
+use crate::shard::Shard;
+
+/// A committer may start from a manifest that it read before, if it is younger than this. Speed only: an older one
+/// may cost a healthy writer its handle in the lineage check.
+const HELD_FOR: Duration = Duration::from_secs(3600);
+/// A reader that took longer than this between the LIST and the answer asks again.
+const SLOW_READ: Duration = Duration::from_secs(60);
+/// How often a listed manifest may turn out to be gone before the reader gives up.
+const MAX_LIST_ROUNDS: usize = 16;
+/// How many conflicts with other committers one commit survives.
+const MAX_CONFLICTS: usize = 64;
+
+/// A manifest and when it was read or committed.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldManifest {
+    pub(crate) manifest: ShardManifest,
+    since: Instant,
+}
+
+impl HeldManifest {
+    fn new(manifest: ShardManifest) -> Self {
+        Self { manifest, since: Instant::now() }
+    }
+}
+
+/// Reads and commits the manifests of one shard. Holds no state: storage is the truth.
+#[derive(Debug, Clone)]
+pub struct ManifestStore {
+    shard: Shard,
+}
+
+impl ManifestStore {
+    /// The manifests of a shard.
+    pub fn new(shard: Shard) -> Self {
+        Self { shard }
+    }
+
+    /// Creates the shard: its first manifest, owned by nobody. A shard that exists already is left as it is.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store does not answer.
+    pub async fn initialize(&self, first: ShardManifest) -> Result<()> {
+        let mut first = first;
+        first.extension.get_or_insert_with(Extension::default).commit_id = Uuid::new_v4();
+        match self.create(&first).await? {
+            Created::Ours => self.lineage_holds(&first).await.map(|_| ()),
+            Created::SomebodyElses => Ok(()),
+        }
+    }
+
+    /// The newest manifest; `None` if the shard does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it does not decode, [`Error::Store`] if the store does not answer.
+    pub async fn latest(&self) -> Result<Option<ShardManifest>> {
+        for _ in 0..MAX_LIST_ROUNDS {
+            let asked = Instant::now();
+            let Some(version) = self.newest_version().await? else {
+                return Ok(None);
+            };
+            // Absent: pruned between the LIST and the GET, so there is a newer one.
+            if let Some(manifest) = self.read(version).await?
+                && asked.elapsed() < SLOW_READ
+            {
+                return Ok(Some(manifest));
+            }
+        }
+        Err(Error::Contention { shard: self.shard.id(), attempts: MAX_LIST_ROUNDS })
+    }
+
+    /// The newest manifest, or an error if the shard does not exist.
+    ///
+    /// # Errors
+    /// As [`latest`](Self::latest), and [`Error::ShardNotFound`].
+    pub async fn latest_existing(&self) -> Result<ShardManifest> {
+        self.latest().await?.ok_or_else(|| Error::ShardNotFound {
+            shard: self.shard.id(),
+            url: self.shard.store().url().to_string(),
+        })
+    }
+
+    /// The manifest of one version; `None` if there is none (any more).
+    ///
+    /// # Errors
+    /// As [`latest`](Self::latest).
+    pub async fn read(&self, version: ManifestVersion) -> Result<Option<ShardManifest>> {
+        let path = self.shard.manifest_path(version);
+        let Some(bytes) = self.shard.store().get(&path).await? else {
+            return Ok(None);
+        };
+        codec::decode(path.as_ref(), &bytes, self.shard.id(), version).map(Some)
+    }
+
+    /// The newest version older than `manifest` that carries our fields. Another engine's rewrite drops them.
+    pub(crate) async fn last_with_extension(&self, manifest: &ShardManifest) -> Result<Option<ShardManifest>> {
+        let mut versions = self.versions().await?;
+        versions.retain(|v| *v < manifest.version);
+        versions.sort_unstable();
+        for version in versions.into_iter().rev() {
+            if let Some(older) = self.read(version).await?
+                && older.extension.is_some()
+            {
+                return Ok(Some(older));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn versions(&self) -> Result<Vec<ManifestVersion>> {
+        let listed = self.shard.store().list(&self.shard.manifest_folder()).await?;
+        let numbers = listed.iter().filter_map(|o| names::parse(o.location.filename()?, names::MANIFEST_SUFFIX));
+        Ok(numbers.map(ManifestVersion::new).collect())
+    }
+
+    async fn newest_version(&self) -> Result<Option<ManifestVersion>> {
+        Ok(self.versions().await?.into_iter().max())
+    }
+
+    /// Commits the manifest that `change` derives from the latest one (or from `held`, if that is still the latest).
+    ///
+    /// `change` is run anew on every newer manifest that somebody else commits in between, and never on top of its
+    /// own result. An error of `change` refuses the commit and is returned; nothing was committed then.
+    ///
+    /// # Errors
+    /// [`Error::CommitUnknown`] if the manifest may or may not be part of the shard's history.
+    pub(crate) async fn commit<C, F>(&self, held: Option<HeldManifest>, mut change: C) -> Result<HeldManifest>
+    where
+        C: FnMut(ShardManifest) -> F,
+        F: Future<Output = Result<ShardManifest>>,
+    {
+        let mut held = held.filter(|h| h.since.elapsed() < HELD_FOR).map(|h| h.manifest);
+        for _ in 0..MAX_CONFLICTS {
+            let parent = match held.take() {
+                Some(parent) => parent,
+                None => self.latest_existing().await?,
+            };
+            let (version, parent_commit_id) = (parent.version.next()?, parent.commit_id().unwrap_or_default());
+            let mut next = change(parent).await?;
+            next.version = version;
+            let extension = next.extension.get_or_insert_with(Extension::default);
+            extension.parent_commit_id = parent_commit_id;
+            extension.commit_id = Uuid::new_v4();
+            match self.create(&next).await? {
+                // I6: success proves only that the name was free; it may be one that was pruned.
+                Created::Ours => {
+                    self.lineage_holds(&next).await?;
+                    self.leave_hint(next.version);
+                    return Ok(HeldManifest::new(next));
+                }
+                Created::SomebodyElses => continue,
+            }
+        }
+        Err(Error::Contention { shard: self.shard.id(), attempts: MAX_CONFLICTS })
+    }
+
+    /// Creates one version, resolving what "already exists" means by reading it.
+    async fn create(&self, manifest: &ShardManifest) -> Result<Created> {
+        let store = self.shard.store();
+        let path = self.shard.manifest_path(manifest.version);
+        let bytes = Bytes::from(codec::encode(manifest));
+        let mut attempts = store.retry().start();
+        let mut may_have_landed = false;
+        loop {
+            let error = match store.create_once(&path, bytes.clone()).await {
+                Ok(()) => return Ok(Created::Ours),
+                Err(StoreError::AlreadyExists { source, path: at }) => {
+                    match self.read(manifest.version).await {
+                        // I2: our own commit, whose answer was lost.
+                        Ok(Some(found)) if found.commit_id() == manifest.commit_id() => {
+                            store.settle(&path).await?;
+                            return Ok(Created::Ours);
+                        }
+                        Ok(Some(_)) => return Ok(Created::SomebodyElses),
+                        // A 409: nothing is there.
+                        Ok(None) => StoreError::AlreadyExists { source, path: at },
+                        Err(error) => return Err(self.unknown(manifest.version, error)),
+                    }
+                }
+                Err(error) if is_transient(&error) => {
+                    may_have_landed = true;
+                    error
+                }
+                Err(error) if may_have_landed => return Err(self.unknown(manifest.version, error)),
+                Err(error) => return Err(put_failed(&path, error)),
+            };
+            if !attempts.again().await {
+                return Err(match may_have_landed {
+                    true => self.unknown(manifest.version, error),
+                    false => put_failed(&path, error),
+                });
+            }
+        }
+    }
+
+    /// The lineage check: `ours` must be the newest manifest, or an ancestor of the newest. Otherwise we stalled
+    /// while others went on and old versions were pruned, and our version is a forgotten name that came back, or it
+    /// was built upon long ago. It is neither deleted nor tried again: the outcome is unknown.
+    async fn lineage_holds(&self, ours: &ShardManifest) -> Result<()> {
+        let unknown = |reason: &str| self.unknown(ours.version, reason);
+        let newest = self.newest_version().await.map_err(|e| self.unknown(ours.version, e))?;
+        let Some(newest) = newest else {
+            return Err(unknown("the manifests vanished after it was written"));
+        };
+        if newest < ours.version {
+            return Err(unknown("it vanished after it was written"));
+        }
+        let mut expected: Option<Uuid> = None;
+        for version in (ours.version.get() + 1..=newest.get()).rev().map(ManifestVersion::new) {
+            let above = self.read(version).await.map_err(|e| self.unknown(ours.version, e))?;
+            let extension = above.and_then(|m| m.extension);
+            let Some(extension) = extension.filter(|x| expected.is_none_or(|id| id == x.commit_id)) else {
+                return Err(unknown("newer versions exist that do not lead back to it"));
+            };
+            expected = Some(extension.parent_commit_id);
+        }
+        match expected {
+            Some(id) if Some(id) != ours.commit_id() => Err(unknown("newer versions exist that do not lead back to it")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the hint file for other readers, beside the caller's way; a lost one costs them a few requests.
+    fn leave_hint(&self, version: ManifestVersion) {
+        let store = Arc::clone(self.shard.store().object_store());
+        let path = self.shard.hint_path();
+        let hint = format!("{{\"version\":{version}}}");
+        tokio::spawn(async move {
+            if let Err(error) = store.put(&path, hint.into_bytes().into()).await {
+                tracing::debug!(%path, %error, "the version hint was not written");
+            }
+        });
+    }
+
+    fn unknown(&self, version: ManifestVersion, reason: impl ToString) -> Error {
+        Error::CommitUnknown { shard: self.shard.id(), version, reason: reason.to_string() }
+    }
+}
+
+enum Created {
+    Ours,
+    SomebodyElses,
+}
+
+fn put_failed(path: &object_store::path::Path, error: StoreError) -> Error {
+    Error::Store { operation: "PUT", object: path.to_string(), source: Arc::new(error) }
+}

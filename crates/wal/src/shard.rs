@@ -1,0 +1,64 @@
+//! A shard on storage: its place and the names of its objects. Holds no state of the shard.
+
+use object_store::path::Path;
+
+use crate::ids::{ManifestVersion, Position, ShardId};
+use crate::names;
+use crate::store::Store;
+
+/// The folder of a table that holds its shards.
+pub const MEM_WAL_FOLDER: &str = "_mem_wal";
+
+/// The place of a shard: `{table}/_mem_wal/{shard id}/`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    store: Store,
+    id: ShardId,
+    root: Path,
+}
+
+impl Shard {
+    /// The shard `id` of the table in `store`. Nothing is read or written.
+    pub fn new(store: Store, id: ShardId) -> Self {
+        let root = store.root().clone().join(MEM_WAL_FOLDER).join(id.to_string());
+        Self { store, id, root }
+    }
+
+    /// The shard's name.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The store that the shard lives in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The shard's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn wal_folder(&self) -> Path {
+        self.root.clone().join("wal")
+    }
+
+    /// `wal/{bit-reversed position}.arrow`.
+    pub fn entry_path(&self, position: Position) -> Path {
+        self.wal_folder().join(names::format(position.get(), names::ENTRY_SUFFIX))
+    }
+
+    pub(crate) fn manifest_folder(&self) -> Path {
+        self.root.clone().join("manifest")
+    }
+
+    /// `manifest/{bit-reversed version}.binpb`.
+    pub fn manifest_path(&self, version: ManifestVersion) -> Path {
+        self.manifest_folder().join(names::format(version.get(), names::MANIFEST_SUFFIX))
+    }
+
+    /// `manifest/version_hint.json`: for other readers, never trusted.
+    pub(crate) fn hint_path(&self) -> Path {
+        self.manifest_folder().join("version_hint.json")
+    }
+}

@@ -1,0 +1,107 @@
+//! Putting one entry at one position: the answer table of protocol section 5, for the append path and for the fence.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::Error as StoreError;
+
+use crate::entry::{WalEntry, WriterIdentity, decode};
+use crate::error::{Error, Outcome, Result};
+use crate::ids::Position;
+use crate::retry::is_transient;
+use crate::shard::Shard;
+
+/// What stands at a position after a create of ours.
+#[derive(Debug)]
+pub(crate) enum Placed {
+    /// Our bytes, durable.
+    Ours,
+    /// Somebody else's entry; ours is not there and never will be.
+    Other(Box<WalEntry>),
+}
+
+/// Why a create has no certain answer.
+#[derive(Debug)]
+pub(crate) struct Unplaced {
+    /// Whether the bytes may be there, or may still land.
+    pub(crate) outcome: Outcome,
+    /// What went wrong.
+    pub(crate) reason: String,
+}
+
+/// Reads the entry at a position; `None` if there is none.
+pub(crate) async fn read_entry(shard: &Shard, position: Position) -> Result<Option<WalEntry>> {
+    let path = shard.entry_path(position);
+    match shard.store().get(&path).await? {
+        Some(bytes) => decode(path.as_ref(), position, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Creates the entry at a position. Every attempt sends the same bytes, and "already exists" is resolved by reading:
+/// a position that was not read back is never passed over.
+pub(crate) async fn place(shard: &Shard, position: Position, bytes: &Bytes) -> Result<Placed, Unplaced> {
+    let store = shard.store();
+    let path = shard.entry_path(position);
+    let mut attempts = store.retry().start();
+    let mut outcome = Outcome::NotWritten;
+    loop {
+        let error = match store.create_once(&path, bytes.clone()).await {
+            Ok(()) => return Ok(Placed::Ours),
+            Err(StoreError::AlreadyExists { source, path: at }) => match store.get(&path).await {
+                Ok(Some(found)) if found == *bytes => {
+                    // I1: found, not written by an answered request, so its name may not be durable yet.
+                    return match store.settle(&path).await {
+                        Ok(()) => Ok(Placed::Ours),
+                        Err(e) => Err(Unplaced { outcome: Outcome::Unknown, reason: e.to_string() }),
+                    };
+                }
+                Ok(Some(found)) => {
+                    return decode(path.as_ref(), position, &found)
+                        .map(|entry| Placed::Other(Box::new(entry)))
+                        .map_err(|e| Unplaced { outcome: Outcome::NotWritten, reason: e.to_string() });
+                }
+                // A 409 with nothing landed: the same PUT again.
+                Ok(None) => StoreError::AlreadyExists { source, path: at },
+                Err(e) => return Err(Unplaced { outcome: Outcome::Unknown, reason: e.to_string() }),
+            },
+            Err(error) => {
+                outcome = Outcome::Unknown;
+                if !is_transient(&error) {
+                    return Err(unplaced(&path, outcome, attempts.made() + 1, error));
+                }
+                error
+            }
+        };
+        if !attempts.again().await {
+            return Err(unplaced(&path, outcome, attempts.made(), error));
+        }
+    }
+}
+
+fn unplaced(path: &object_store::path::Path, outcome: Outcome, attempts: usize, error: StoreError) -> Unplaced {
+    let error = Error::Store { operation: "PUT", object: path.to_string(), source: Arc::new(error) };
+    Unplaced { outcome, reason: format!("{error} ({attempts} attempts)") }
+}
+
+/// What an entry of somebody else's at our next position means to a tenure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rival {
+    /// A newer claim: we are fenced.
+    Successor,
+    /// A fenced writer's straggler: the position is dead.
+    Straggler,
+    /// Our own identity with other bytes: cannot be.
+    Impostor,
+}
+
+impl Rival {
+    pub(crate) fn of(entry: &WalEntry, us: &WriterIdentity) -> Self {
+        match entry.writer_epoch.cmp(&us.epoch) {
+            std::cmp::Ordering::Greater => Rival::Successor,
+            std::cmp::Ordering::Less => Rival::Straggler,
+            std::cmp::Ordering::Equal if entry.is_by(us) => Rival::Impostor,
+            std::cmp::Ordering::Equal => Rival::Successor,
+        }
+    }
+}

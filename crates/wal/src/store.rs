@@ -1,0 +1,256 @@
+//! From a URL and options to the object store that holds a table: one store object for the log and for Lance.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
+};
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::retry::{RetryPolicy, is_transient};
+
+/// The stores behind `memory://`, by authority: every handle of a process to one name sees the same objects.
+static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+/// An object store and the place of a table in it. Cheap to clone.
+///
+/// Needed of the store: read-after-write for GET and LIST, atomic create-if-absent, objects written whole or not at
+/// all. [`probe`](crate::probe()) checks the second.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    root: Path,
+    url: Url,
+    /// Set when objects are files of this machine, whose names become durable only when their folder is fsynced.
+    local: bool,
+    retry: RetryPolicy,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.url)
+    }
+}
+
+impl Store {
+    /// Opens the store of a table.
+    ///
+    /// `url` is `file:///path` or a plain path (files and folders are fsynced), `memory://name/path` (shared within
+    /// the process, gone with it), `s3://bucket/path`, `gs://bucket/path` or `az://container/path`. `options` have
+    /// the names that `object_store` and Lance use (`aws_access_key_id`, `aws_endpoint`, `allow_http`, …);
+    /// credentials not given there come from the environment.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`] for an unknown scheme or option, or a path that is a file.
+    pub fn open(url: &str, options: &HashMap<String, String>) -> Result<Self> {
+        let invalid = |reason: String| Error::InvalidUrl { url: url.to_owned(), reason };
+        let parsed = parse_url(url).map_err(invalid)?;
+        let root = Path::from_url_path(parsed.path()).map_err(|e| invalid(e.to_string()))?;
+        let bucket_root = |store: Arc<dyn ObjectStore>| (store, root.clone());
+        let (inner, root): (Arc<dyn ObjectStore>, Path) = match parsed.scheme() {
+            "file" => {
+                refuse_options("file", options).map_err(invalid)?;
+                let path = parsed.to_file_path().map_err(|()| invalid("it has no local path".into()))?;
+                if path.is_file() {
+                    return Err(invalid("it is a file, a table is a folder".into()));
+                }
+                let root = Path::from_absolute_path(&path).map_err(|e| invalid(e.to_string()))?;
+                (Arc::new(LocalFileSystem::new().with_fsync(true)), root)
+            }
+            "memory" => {
+                refuse_options("memory", options).map_err(invalid)?;
+                let mut known = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+                let name = parsed.host_str().unwrap_or_default().to_owned();
+                let store: Arc<InMemory> = Arc::clone(known.entry(name).or_default());
+                bucket_root(store)
+            }
+            "s3" | "s3a" => {
+                let mut builder = AmazonS3Builder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                for (key, value) in options_of::<AmazonS3ConfigKey>(options).map_err(invalid)? {
+                    builder = builder.with_config(key, value);
+                }
+                bucket_root(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
+            }
+            "gs" => {
+                let mut builder =
+                    GoogleCloudStorageBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                for (key, value) in options_of::<GoogleConfigKey>(options).map_err(invalid)? {
+                    builder = builder.with_config(key, value);
+                }
+                bucket_root(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
+            }
+            "az" | "azure" => {
+                let mut builder = MicrosoftAzureBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                for (key, value) in options_of::<AzureConfigKey>(options).map_err(invalid)? {
+                    builder = builder.with_config(key, value);
+                }
+                bucket_root(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
+            }
+            other => {
+                return Err(invalid(format!(
+                    "the scheme `{other}` is unknown; use file, memory, s3, gs or az, or a plain path"
+                )));
+            }
+        };
+        Ok(Self { inner, root, local: parsed.scheme() == "file", url: parsed, retry: RetryPolicy::default() })
+    }
+
+    /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`.
+    pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
+        Self { inner, root, local: url.scheme() == "file", url, retry: RetryPolicy::default() }
+    }
+
+    /// The same store with other limits for the retries of its requests.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The same place behind a wrapper around the store, for example one that counts requests.
+    #[must_use]
+    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        self.inner = wrap(self.inner);
+        self
+    }
+
+    /// The object store. Its paths are absolute: everything of the table lies below [`root`](Self::root).
+    pub fn object_store(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner
+    }
+
+    /// The path of the table in the object store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The URL of the table.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The limits of the retries of one request.
+    pub fn retry(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    /// Reads an object; `None` if there is none.
+    pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
+        self.retried("GET", path, || async {
+            match self.inner.get(path).await {
+                Ok(found) => found.bytes().await.map(Some),
+                Err(StoreError::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
+    /// Lists the objects below a prefix.
+    pub(crate) async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
+        self.retried("LIST", prefix, || self.inner.list(Some(prefix)).try_collect()).await
+    }
+
+    /// One attempt to create an object. The caller resolves what the answer means.
+    pub(crate) async fn create_once(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        let put = self.inner.put_opts(path, PutPayload::from_bytes(bytes), options);
+        match tokio::time::timeout(self.retry.attempt_timeout, put).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(elapsed) => Err(StoreError::Generic { store: "timeout", source: Box::new(elapsed) }),
+        }
+    }
+
+    /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
+    /// need nothing; a file's bytes are synced before it gets its name, but its name only with the folder.
+    pub(crate) async fn settle(&self, path: &Path) -> Result<()> {
+        if !self.local {
+            return Ok(());
+        }
+        let file = PathBuf::from(format!("/{path}"));
+        let synced = tokio::task::spawn_blocking(move || {
+            std::fs::File::open(&file)?.sync_all()?;
+            match file.parent() {
+                Some(folder) => std::fs::File::open(folder)?.sync_all(),
+                None => Ok(()),
+            }
+        })
+        .await;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store {
+            operation: "fsync",
+            object: path.to_string(),
+            source: Arc::new(StoreError::Generic { store: "file", source }),
+        };
+        match synced {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(failed(e.into())),
+            Err(e) => Err(failed(e.into())),
+        }
+    }
+
+    /// Repeats a read while it fails for a passing reason.
+    async fn retried<T, F>(&self, operation: &'static str, path: &Path, mut request: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut attempts = self.retry.start();
+        loop {
+            let error = match tokio::time::timeout(self.retry.attempt_timeout, request()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(elapsed) => StoreError::Generic { store: "timeout", source: Box::new(elapsed) },
+            };
+            if !is_transient(&error) || !attempts.again().await {
+                return Err(Error::Store { operation, object: path.to_string(), source: Arc::new(error) });
+            }
+        }
+    }
+}
+
+/// A URL as it is, a plain path as the `file` URL of its absolute form.
+fn parse_url(url: &str) -> Result<Url, String> {
+    if url.contains("://") {
+        return Url::parse(url).map_err(|e| e.to_string());
+    }
+    if url.is_empty() {
+        return Err("it is empty".into());
+    }
+    let absolute = std::path::absolute(url).map_err(|e| e.to_string())?;
+    Url::from_file_path(absolute).map_err(|()| "the path cannot be written as a URL".into())
+}
+
+fn refuse_options(scheme: &str, options: &HashMap<String, String>) -> Result<(), String> {
+    match options.keys().min() {
+        Some(key) => Err(format!("the option `{key}` is unknown for {scheme}, which takes none")),
+        None => Ok(()),
+    }
+}
+
+/// Parses option names; the general names of the HTTP client (`allow_http`, `timeout`) are among each store's keys.
+fn options_of<K: std::str::FromStr>(options: &HashMap<String, String>) -> Result<Vec<(K, String)>, String> {
+    let mut parsed = Vec::with_capacity(options.len());
+    for (name, value) in options {
+        let key = K::from_str(&name.to_ascii_lowercase()).map_err(|_| format!("the option `{name}` is unknown"))?;
+        parsed.push((key, value.clone()));
+    }
+    Ok(parsed)
+}
+
+/// The HTTP client's own hidden retries: few, because the log retries by itself and resolves what they blur.
+fn client_retry() -> RetryConfig {
+    RetryConfig { max_retries: 2, retry_timeout: Duration::from_secs(20), ..Default::default() }
+}

@@ -1,0 +1,160 @@
+//! Reads a shard's log without owning it: in order, prefetching, following. Writes nothing and fences nobody.
+
+use std::time::Duration;
+
+use crate::entry::WalEntry;
+use crate::error::{Error, Result};
+use crate::ids::Position;
+use crate::liveness::{EntryKind, Liveness};
+use crate::manifest::{ManifestStore, ShardManifest};
+use crate::prefetch::Prefetch;
+use crate::shard::Shard;
+
+/// How patiently [`WalTailer::follow`] polls for the next entry.
+#[derive(Debug, Clone)]
+pub struct FollowOptions {
+    /// First pause after the end of the log was met. Default 100 ms.
+    pub min_poll: Duration,
+    /// Longest pause; each fruitless poll doubles it. Default 2 s.
+    pub max_poll: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self { min_poll: Duration::from_millis(100), max_poll: Duration::from_secs(2) }
+    }
+}
+
+/// Most GETs that a tailer runs at once; it starts with one and doubles while it finds entries.
+const MAX_PREFETCH: usize = 64;
+
+/// Reads a shard's log in order, from R on.
+#[derive(Debug)]
+pub struct WalTailer {
+    shard: Shard,
+    manifests: ManifestStore,
+    state: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    next: Position,
+    liveness: Liveness,
+    ahead: Prefetch,
+    width: usize,
+}
+
+impl WalTailer {
+    /// A tailer of a shard. It starts behind the R of the manifest that it reads first.
+    pub fn new(shard: Shard) -> Self {
+        let manifests = ManifestStore::new(shard.clone());
+        Self { shard, manifests, state: None }
+    }
+
+    /// A tailer that starts behind the R of a manifest that the caller has read.
+    pub fn after(shard: Shard, manifest: &ShardManifest) -> Self {
+        let mut tailer = Self::new(shard);
+        tailer.start(manifest);
+        tailer
+    }
+
+    /// The position that is read next; `None` before the first read.
+    pub fn next_position(&self) -> Option<Position> {
+        self.state.as_ref().map(|s| s.next)
+    }
+
+    /// Starts again behind the R of the latest manifest. For a reader that answered [`Error::Behind`] by reading the
+    /// SSTables.
+    pub fn restart(&mut self) {
+        self.state = None;
+    }
+
+    /// The next live entry with rows; `None` at the end of the log, for now.
+    ///
+    /// # Errors
+    /// [`Error::Behind`] if R passed the position meanwhile: what stood there is in the SSTables, and what stands
+    /// there now may be a zombie's.
+    pub async fn next(&mut self) -> Result<Option<WalEntry>> {
+        while let Some((kind, entry)) = self.next_any().await? {
+            if kind == EntryKind::Rows {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next entry of any kind, sentinels and dead ones included.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_any(&mut self) -> Result<Option<(EntryKind, WalEntry)>> {
+        if self.state.is_none() {
+            let manifest = self.manifests.latest_existing().await?;
+            self.start(&manifest);
+        }
+        let Some(state) = &mut self.state else {
+            return Ok(None);
+        };
+        let found = state.ahead.next().await?;
+        let Some(entry) = found else {
+            // The end, or the end of one window of the read-ahead.
+            let next = state.next;
+            state.width = 1;
+            state.ahead = Prefetch::new(self.shard.clone(), next, None, 1);
+            self.check_not_behind(next).await?;
+            return Ok(None);
+        };
+        let mut liveness = state.liveness.clone();
+        let kind = liveness.meet(&entry);
+        if kind != EntryKind::Rows {
+            self.check_not_behind(entry.position).await?;
+        }
+        let Some(state) = &mut self.state else {
+            return Ok(None);
+        };
+        state.liveness = liveness;
+        state.next = entry.position.next()?;
+        if state.width < MAX_PREFETCH {
+            state.width *= 2;
+            state.ahead.widen(state.width);
+        }
+        Ok(Some((kind, entry)))
+    }
+
+    /// The next live entry with rows, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn follow(&mut self, options: &FollowOptions) -> Result<WalEntry> {
+        let mut pause = options.min_poll;
+        loop {
+            if let Some(entry) = self.next().await? {
+                return Ok(entry);
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(options.max_poll);
+        }
+    }
+
+    fn start(&mut self, manifest: &ShardManifest) {
+        let next = Position::new(manifest.replay_after.get().saturating_add(1));
+        self.state = Some(Started {
+            next,
+            liveness: Liveness::after(manifest.replay_after_epoch()),
+            ahead: Prefetch::new(self.shard.clone(), next, None, 1),
+            width: 1,
+        });
+    }
+
+    /// Protocol section 6: a position without live rows is believed only after a manifest, read later than the
+    /// position, still has R below it (schedule 24).
+    async fn check_not_behind(&self, position: Position) -> Result<()> {
+        let manifest = self.manifests.latest_existing().await?;
+        match manifest.replay_after >= position {
+            true => {
+                Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after })
+            }
+            false => Ok(()),
+        }
+    }
+}

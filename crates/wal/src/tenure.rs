@@ -1,0 +1,257 @@
+//! A tenure: the span in which one writer epoch owns a shard. It alone may append, publish SSTables, truncate and
+//! close; every one of its commits is refused once another claim owns the shard.
+
+use std::future::ready;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::entry::WriterIdentity;
+use crate::error::{Error, Outcome, Result};
+use crate::ids::{Epoch, Generation, Position};
+use crate::liveness::Liveness;
+use crate::manifest::{Extension, HeldManifest, ManifestStore, ShardManifest, SsTable};
+use crate::shard::Shard;
+
+/// A recorded claim of a shard. Clones share one state: once one of them is poisoned, all are.
+#[derive(Debug, Clone)]
+pub struct Tenure {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    shard: Shard,
+    manifests: ManifestStore,
+    identity: WriterIdentity,
+    sentinel: Position,
+    liveness: Liveness,
+    state: Mutex<State>,
+    /// One commit of this tenure at a time: each derives from the one before.
+    committing: tokio::sync::Mutex<HeldManifest>,
+}
+
+#[derive(Debug)]
+struct State {
+    acknowledged: Position,
+    stopped: Option<Error>,
+}
+
+impl Tenure {
+    pub(crate) fn recorded(
+        shard: Shard,
+        identity: WriterIdentity,
+        sentinel: Position,
+        liveness: Liveness,
+        record: HeldManifest,
+    ) -> Self {
+        let manifests = ManifestStore::new(shard.clone());
+        let state = Mutex::new(State { acknowledged: sentinel, stopped: None });
+        let committing = tokio::sync::Mutex::new(record);
+        Self { shared: Arc::new(Shared { shard, manifests, identity, sentinel, liveness, state, committing }) }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &Shard {
+        &self.shared.shard
+    }
+
+    /// The epoch that the claim got.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.identity.epoch
+    }
+
+    pub(crate) fn identity(&self) -> &WriterIdentity {
+        &self.shared.identity
+    }
+
+    /// Where this tenure's fence sentinel stands; its entries come after it.
+    pub fn sentinel(&self) -> Position {
+        self.shared.sentinel
+    }
+
+    /// The highest position up to which everything of this tenure is acknowledged.
+    pub fn acknowledged(&self) -> Position {
+        self.state().acknowledged
+    }
+
+    pub(crate) fn acknowledge(&self, position: Position) {
+        let mut state = self.state();
+        state.acknowledged = state.acknowledged.max(position);
+    }
+
+    /// The newest manifest that this tenure has read or committed.
+    pub async fn manifest(&self) -> ShardManifest {
+        self.shared.committing.lock().await.manifest.clone()
+    }
+
+    /// Fails once the tenure was fenced, poisoned or closed.
+    ///
+    /// # Errors
+    /// The error that stopped it, with the outcome "not written": what is asked now was not begun.
+    pub fn check(&self) -> Result<()> {
+        match &self.state().stopped {
+            Some(error) => Err(error.with_outcome(Outcome::NotWritten)),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the tenure; the first reason stays.
+    pub(crate) fn stop(&self, error: Error) {
+        let mut state = self.state();
+        if state.stopped.is_none() {
+            tracing::warn!(shard = %self.shared.shard.id(), epoch = %self.epoch(), %error, "the writer stopped");
+            state.stopped = Some(error);
+        }
+    }
+
+    /// Stops the tenure because it met a state that it cannot answer for, and returns the error to answer with.
+    pub fn poison(&self, reason: impl Into<String>, outcome: Outcome) -> Error {
+        let error = Error::Poisoned { shard: self.shared.shard.id(), reason: reason.into(), outcome };
+        self.stop(error.clone());
+        error
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes an SSTable that holds every live row at or below `covers`: one manifest lists it, raises R to
+    /// `covers` and the generation by one. With `None`, only raises R: valid when no live row lies between R and
+    /// `covers` (sentinels, dead entries).
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if another claim owns the shard; [`Error::InvalidArgument`] if `covers` was not acknowledged
+    /// or the generation is not the current one. If the outcome of the commit is unknown, the tenure is poisoned.
+    pub async fn publish(&self, sstable: Option<SsTable>, covers: Position) -> Result<ShardManifest> {
+        self.check()?;
+        // I5, schedule 11: R never runs ahead of the log.
+        if covers > self.acknowledged() {
+            return Err(Error::InvalidArgument(format!(
+                "an SSTable cannot cover position {covers}: only {} is acknowledged",
+                self.acknowledged()
+            )));
+        }
+        self.commit("publish an SSTable", |manifest| {
+            // I8: an SSTable that lists newer rows than this one would hide them.
+            if let Some(sstable) = &sstable
+                && sstable.generation != manifest.current_generation
+            {
+                return Err(Error::InvalidArgument(format!(
+                    "generation {} cannot be published: the shard expects generation {}",
+                    sstable.generation, manifest.current_generation
+                )));
+            }
+            manifest.sstables.extend(sstable.clone());
+            if sstable.is_some() {
+                manifest.current_generation = manifest.current_generation.next()?;
+            }
+            self.raise_replay_after(manifest, covers);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Declares the rows at or below `position` consumed: replay starts after it. For WAL-only shards.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `position` is above the last acknowledged one, or below R; [`Error::Fenced`] if
+    /// another claim owns the shard.
+    pub async fn truncate(&self, position: Position) -> Result<ShardManifest> {
+        self.check()?;
+        let acknowledged = self.acknowledged();
+        if position > acknowledged {
+            return Err(Error::InvalidArgument(format!(
+                "cannot truncate at {position}: the last acknowledged position is {acknowledged}"
+            )));
+        }
+        self.commit("truncate the log", |manifest| {
+            if position < manifest.replay_after {
+                return Err(Error::InvalidArgument(format!(
+                    "cannot truncate at {position}: the log starts after {} already",
+                    manifest.replay_after
+                )));
+            }
+            self.raise_replay_after(manifest, position);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the tenure cleanly: nothing is in flight, everything accepted is acknowledged. Whatever the commit
+    /// answers, the handle never appends again.
+    ///
+    /// # Errors
+    /// The error that stopped the tenure before; [`Error::Fenced`]; [`Error::CommitUnknown`].
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.check()?;
+        let epoch = self.epoch();
+        let closed = self
+            .commit("close", |manifest| {
+                extension(manifest).closed_cleanly_epoch = epoch;
+                Ok(())
+            })
+            .await;
+        self.stop(Error::Closed { shard: self.shared.shard.id() });
+        closed.map(|_| ())
+    }
+
+    fn raise_replay_after(&self, manifest: &mut ShardManifest, covers: Position) {
+        // I5: R never decreases. Schedule 18: the epoch is that of the rows covered, not simply ours.
+        if covers > manifest.replay_after {
+            manifest.replay_after = covers;
+            let epoch = self.shared.liveness.highest_at_or_below(covers);
+            let extension = extension(manifest);
+            extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
+        }
+        manifest.last_seen = manifest.last_seen.max(covers);
+    }
+
+    /// Commits a change as the owner.
+    async fn commit(
+        &self,
+        what: &str,
+        mut change: impl FnMut(&mut ShardManifest) -> Result<()>,
+    ) -> Result<ShardManifest> {
+        let mut held = self.shared.committing.lock().await;
+        self.check()?;
+        let committed = self.shared.manifests.commit(Some(held.clone()), |manifest| {
+            // I3: a tenure that was replaced changes nothing any more.
+            let changed = match manifest.is_owned_by(self.identity()) {
+                true => {
+                    let mut next = manifest;
+                    change(&mut next).map(|()| next)
+                }
+                false => Err(self.fenced_by(manifest.writer_epoch, Outcome::NotWritten)),
+            };
+            ready(changed)
+        });
+        match committed.await {
+            Ok(committed) => {
+                *held = committed;
+                Ok(held.manifest.clone())
+            }
+            Err(error) => {
+                match &error {
+                    Error::Fenced { .. } => self.stop(error.clone()),
+                    Error::CommitUnknown { .. } => {
+                        self.poison(format!("cannot {what}: {error}"), Outcome::Unknown);
+                    }
+                    _ => {}
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn fenced_by(&self, by: Epoch, outcome: Outcome) -> Error {
+        Error::Fenced { shard: self.shared.shard.id(), epoch: self.epoch(), by, outcome }
+    }
+
+    /// The generation that the next SSTable gets.
+    pub async fn current_generation(&self) -> Generation {
+        self.shared.committing.lock().await.manifest.current_generation
+    }
+}
+
+fn extension(manifest: &mut ShardManifest) -> &mut Extension {
+    manifest.extension.get_or_insert_with(Extension::default)
+}

@@ -1,0 +1,251 @@
+//! The batched writer: many small appends share one entry (group commit), entries are acknowledged in order, and
+//! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
+//! `tenure` and `slot`.
+
+mod flusher;
+mod queue;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::claim::{Opened, OpenOptions, Replay, open};
+use crate::error::{Error, Outcome, Result};
+use crate::ids::Position;
+use crate::manifest::ShardManifest;
+use crate::shard::Shard;
+use crate::stats::WalStats;
+use crate::tenure::Tenure;
+
+use flusher::Flusher;
+use queue::Queue;
+pub use queue::Held;
+
+/// How a [`WalWriter`] groups, limits and sends appends.
+#[derive(Debug, Clone)]
+pub struct WalConfig {
+    /// Largest entry in bytes, as encoded. An append that is larger is spread over several entries; a single row
+    /// that is larger is refused. Default 10 MiB.
+    pub max_buffer_bytes: usize,
+    /// Longest time that a non-durable append waits before it is sent. Durable appends do not wait for it: they are
+    /// sent as soon as a PUT may start. Default 100 ms.
+    pub flush_interval: Duration,
+    /// Bytes (estimated, in memory) that may be accepted and not yet released; appends wait beyond it, and one that
+    /// is larger by itself is refused. Released when an entry landed, or, with a MemTable, when it was flushed.
+    /// Default 1 GiB.
+    pub max_unflushed_bytes: usize,
+    /// PUTs that may run at once, 1 to 32. Default 1: the next group gathers while one is under way.
+    pub max_in_flight: usize,
+}
+
+impl Default for WalConfig {
+    fn default() -> Self {
+        Self {
+            max_buffer_bytes: 10 << 20,
+            flush_interval: Duration::from_millis(100),
+            max_unflushed_bytes: 1 << 30,
+            max_in_flight: 1,
+        }
+    }
+}
+
+impl WalConfig {
+    fn validate(&self) -> Result<()> {
+        let invalid = |what: String| Err(Error::InvalidArgument(what));
+        if self.max_buffer_bytes < 4 << 10 || self.max_buffer_bytes > crate::MAX_ENTRY_BYTES {
+            return invalid(format!("max_buffer_bytes is {}; use 4 KiB to 256 MiB", self.max_buffer_bytes));
+        }
+        if self.max_in_flight == 0 || self.max_in_flight as u64 > crate::MAX_IN_FLIGHT {
+            return invalid(format!("max_in_flight is {}; use 1 to {}", self.max_in_flight, crate::MAX_IN_FLIGHT));
+        }
+        if self.max_unflushed_bytes == 0 || self.max_unflushed_bytes > u32::MAX as usize {
+            return invalid(format!("max_unflushed_bytes is {}; use 1 byte to 4 GiB - 1", self.max_unflushed_bytes));
+        }
+        if self.flush_interval.is_zero() {
+            return invalid("flush_interval is zero; use a positive time".into());
+        }
+        Ok(())
+    }
+}
+
+/// Receives entries once they landed, in order, before their appends are acknowledged: what a MemTable is fed by.
+pub trait Landed: Send + 'static {
+    /// Takes one entry. `held` is its share of the memory budget, released when it is dropped.
+    ///
+    /// # Errors
+    /// An error poisons the writer: the rows are in the log, but this handle can no longer answer for them.
+    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String>;
+}
+
+/// Releases the memory of an entry as soon as it landed: the log alone, without a MemTable.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WalOnly;
+
+impl Landed for WalOnly {
+    fn landed(&mut self, _: Position, _: Vec<RecordBatch>, _: Held) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Appends batches to a shard's log. All methods take `&self`: share it between tasks.
+///
+/// Dropping it without [`close`](Self::close) is like a crash: what was not acknowledged may or may not be in the
+/// log.
+#[derive(Debug)]
+pub struct WalWriter {
+    tenure: Tenure,
+    queue: Arc<Queue>,
+    task: JoinHandle<()>,
+}
+
+impl WalWriter {
+    /// Takes the shard over; see [`open`](crate::open()) for what that writes and whom it fences. The replay holds
+    /// what the log held.
+    ///
+    /// # Errors
+    /// As [`open`](crate::open()), and [`Error::InvalidArgument`] for a config out of its limits.
+    pub async fn open(
+        shard: &Shard,
+        schema: SchemaRef,
+        config: WalConfig,
+        options: &OpenOptions,
+    ) -> Result<(Self, Replay)> {
+        config.validate()?;
+        let Opened { tenure, replay } = open(shard, options).await?;
+        Ok((Self::start(tenure, schema, config, WalOnly)?, replay))
+    }
+
+    /// Starts to write in a tenure that the caller has, whose replay it has taken. Every entry that lands is given
+    /// to `sink` first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a config out of its limits.
+    pub fn start(tenure: Tenure, schema: SchemaRef, config: WalConfig, sink: impl Landed) -> Result<Self> {
+        config.validate()?;
+        let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
+        let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
+        let task = tokio::spawn(flusher.run());
+        Ok(Self { tenure, queue, task })
+    }
+
+    /// The right to write, for publishing SSTables.
+    pub fn tenure(&self) -> &Tenure {
+        &self.tenure
+    }
+
+    /// Appends a batch and waits until it is durable. Returns the position of its (last) entry.
+    ///
+    /// The order of appends is the order in which their futures were first polled. A future that is dropped
+    /// later does not take the append back.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the schema differs, [`Error::TooLarge`]; [`Error::Fenced`], [`Error::Poisoned`],
+    /// [`Error::Closed`]. [`Error::outcome`] says whether the rows are in the log.
+    pub async fn append(&self, batch: RecordBatch) -> Result<Position> {
+        self.queue.push(batch, true).await?.await
+    }
+
+    /// Accepts a batch into memory and returns at once (or when there is room); the future it returns resolves when
+    /// the batch is durable. Dropping that future is allowed.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        self.queue.push(batch, false).await
+    }
+
+    /// Waits until everything accepted so far is durable.
+    ///
+    /// # Errors
+    /// The error that stopped the writer, with the outcome of what was waited for.
+    pub async fn flush(&self) -> Result<()> {
+        self.queue.push_barrier()?.await.map(|_| ())
+    }
+
+    /// Declares the entries at or below `position` consumed; see [`Tenure::truncate`].
+    ///
+    /// # Errors
+    /// As [`Tenure::truncate`].
+    pub async fn truncate(&self, position: Position) -> Result<ShardManifest> {
+        self.tenure.truncate(position).await
+    }
+
+    /// Batches that were accepted and have not landed, in order.
+    pub fn pending(&self) -> Vec<RecordBatch> {
+        self.queue.pending()
+    }
+
+    /// Whether an append is waiting for memory.
+    pub fn is_waiting_for_memory(&self) -> bool {
+        self.queue.is_waiting_for_memory()
+    }
+
+    /// Takes a share of the memory budget for rows that did not come through an append (a replay), as far as it
+    /// reaches.
+    pub fn hold(&self, bytes: usize) -> Held {
+        self.queue.hold(bytes)
+    }
+
+    /// Resolves when the writer was stopped or when appends start to wait for memory; for a flusher's loop.
+    pub async fn memory_wanted(&self) {
+        self.queue.memory_wanted().await;
+    }
+
+    /// Counters and positions, exact at this moment, also right after opening.
+    pub fn stats(&self) -> WalStats {
+        self.queue.stats()
+    }
+
+    /// Refuses new appends and waits until the accepted ones are durable. The tenure goes on: what it published
+    /// last can still be followed by an SSTable.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub async fn drain(&self) -> Result<()> {
+        let barrier = self.queue.push_barrier();
+        self.queue.close();
+        barrier?.await.map(|_| ())
+    }
+
+    /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where
+    /// it is.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); then nothing was closed cleanly, which costs the next writer nothing but a fence.
+    pub async fn close(self) -> Result<()> {
+        self.drain().await?;
+        self.tenure.close().await
+    }
+}
+
+impl Drop for WalWriter {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.queue.close();
+    }
+}
+
+/// Resolves to the position of an append once it is durable.
+#[derive(Debug)]
+pub struct Durability {
+    answer: oneshot::Receiver<Result<Position>>,
+    dropped: Error,
+}
+
+impl Future for Durability {
+    type Output = Result<Position>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.answer)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or_else(|_| Err(self.dropped.with_outcome(Outcome::Unknown))))
+    }
+}
