@@ -29,9 +29,7 @@ pub(crate) fn parse(text: &str) -> Result<Schema> {
     for column in split_outside_brackets(text) {
         let column = column.trim();
         let Some((name, data_type)) = column.split_once(':') else {
-            return Err(bad(format!(
-                "column {column:?} has no type: expected NAME:TYPE"
-            )));
+            return Err(bad(format!("column {column:?} has no type: expected NAME:TYPE")));
         };
         let name = name.trim();
         if name.is_empty() {
@@ -45,8 +43,7 @@ pub(crate) fn parse(text: &str) -> Result<Schema> {
             Some(rest) => (rest, false),
             None => (data_type, true),
         };
-        let data_type =
-            parse_type(data_type, 0).map_err(|reason| bad(format!("column `{name}`: {reason}")))?;
+        let data_type = parse_type(data_type, 0).map_err(|reason| bad(format!("column `{name}`: {reason}")))?;
         fields.push(Field::new(name, data_type, nullable));
     }
     Ok(Schema::new(fields))
@@ -101,10 +98,7 @@ fn parse_type(text: &str, depth: usize) -> Result<DataType, String> {
         }
         return match inside.parse::<i32>() {
             Ok(length) if length > 0 => Ok(DataType::FixedSizeList(item, length)),
-            _ => Err(format!(
-                "the length of a list must be a number from 1 to {}, not {inside:?}",
-                i32::MAX
-            )),
+            _ => Err(format!("the length of a list must be a number from 1 to {}, not {inside:?}", i32::MAX)),
         };
     }
     if let Some(inside) = text.strip_prefix("decimal") {

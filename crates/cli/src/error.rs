@@ -40,11 +40,7 @@ pub(crate) struct CliError {
 
 impl CliError {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit: Some(exit),
-            message: message.into(),
-            help: None,
-        }
+        Self { exit: Some(exit), message: message.into(), help: None }
     }
 
     pub(crate) fn failure(message: impl Into<String>) -> Self {
@@ -61,11 +57,7 @@ impl CliError {
 
     /// Whoever read our output went away. That is how `fencepost query ... | head` ends, not a failure.
     fn closed_pipe() -> Self {
-        Self {
-            exit: None,
-            message: "the reader of the output went away".into(),
-            help: None,
-        }
+        Self { exit: None, message: "the reader of the output went away".into(), help: None }
     }
 
     /// Sets what to do next.
@@ -95,7 +87,8 @@ impl CliError {
         }
     }
 
-    /// The code that the process ends with.
+    /// The code that the process ends with; none is success.
+    #[cfg(test)]
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.exit
     }
@@ -127,22 +120,14 @@ impl std::error::Error for CliError {}
 impl From<WalError> for CliError {
     fn from(error: WalError) -> Self {
         let (exit, help) = judge_wal(&error);
-        Self {
-            exit: Some(exit),
-            message: error.to_string(),
-            help: help.map(str::to_string),
-        }
+        Self { exit: Some(exit), message: error.to_string(), help: help.map(str::to_string) }
     }
 }
 
 impl From<fencepost::Error> for CliError {
     fn from(error: fencepost::Error) -> Self {
         let (exit, help) = judge_engine(&error);
-        Self {
-            exit: Some(exit),
-            message: error.to_string(),
-            help: help.map(str::to_string),
-        }
+        Self { exit: Some(exit), message: error.to_string(), help: help.map(str::to_string) }
     }
 }
 
@@ -151,11 +136,7 @@ impl From<DataFusionError> for CliError {
         // The provider's own errors travel through DataFusion as external ones; their code and help must survive.
         if let Some(judged) = judge_source(&error) {
             let (exit, help) = judged;
-            return Self {
-                exit: Some(exit),
-                message: error.strip_backtrace(),
-                help: help.map(str::to_string),
-            };
+            return Self { exit: Some(exit), message: error.strip_backtrace(), help: help.map(str::to_string) };
         }
         let help = match error.find_root() {
             DataFusionError::SQL(..) => Some("check the SQL; the table is called `t`"),
@@ -174,10 +155,9 @@ impl From<DataFusionError> for CliError {
 
 fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
     match error {
-        WalError::InvalidUrl { .. } => (
-            Exit::Store,
-            Some("use a path or a URL of the form file://, memory://, s3://, gs:// or az://"),
-        ),
+        WalError::InvalidUrl { .. } => {
+            (Exit::Store, Some("use a path or a URL of the form file://, memory://, s3://, gs:// or az://"))
+        }
         WalError::Store { .. } => (
             Exit::Store,
             Some("check the URL, the credentials and the --storage-option values, then run the command again"),
@@ -187,10 +167,9 @@ fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
             Exit::Fenced,
             Some("another writer owns the table now; run the command again only if this one is meant to own it"),
         ),
-        WalError::Poisoned { .. } | WalError::Closed { .. } | WalError::CommitUnknown { .. } => (
-            Exit::Fenced,
-            Some("run the command again: opening the table finds out what was written"),
-        ),
+        WalError::Poisoned { .. } | WalError::Closed { .. } | WalError::CommitUnknown { .. } => {
+            (Exit::Fenced, Some("run the command again: opening the table finds out what was written"))
+        }
         WalError::ShardNotFound { .. } => (Exit::Table, None),
         WalError::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
         WalError::Contention { .. } => (Exit::Failure, Some("run the command again")),
@@ -202,14 +181,10 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
     use fencepost::Error as E;
     match error {
         E::Wal(e) => judge_wal(e),
-        E::TableNotFound { .. } => (
-            Exit::Table,
-            Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"),
-        ),
-        E::TableExists { .. } => (
-            Exit::Table,
-            Some("ingest into it, or create the new table in another place"),
-        ),
+        E::TableNotFound { .. } => {
+            (Exit::Table, Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"))
+        }
+        E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),
         E::InvalidBatch(_) => (Exit::Input, None),
         E::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
@@ -248,10 +223,7 @@ mod tests {
 
     #[test]
     fn engine_errors_keep_their_code_through_datafusion() {
-        let inner = fencepost::Error::TableNotFound {
-            url: "file:///x".into(),
-            reason: "nothing there".into(),
-        };
+        let inner = fencepost::Error::TableNotFound { url: "file:///x".into(), reason: "nothing there".into() };
         let error = CliError::from(DataFusionError::External(Box::new(inner)));
         assert_eq!(error.exit(), Some(Exit::Table));
         assert!(error.help.is_some());

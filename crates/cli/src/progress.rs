@@ -15,7 +15,9 @@ impl Progress {
             return Self(ProgressBar::hidden());
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} rows durable, {per_sec} ({elapsed}) {msg}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {human_pos} rows durable, {per_sec} ({elapsed}) {msg}")
+        {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));

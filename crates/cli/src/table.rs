@@ -88,7 +88,8 @@ pub(crate) fn writer_config(memtable_rows: Option<usize>) -> WriterConfig {
 
 fn parse_sharding(text: &str) -> Result<Sharding> {
     text.parse().map_err(|e| {
-        CliError::usage(format!("--shard-by: {e}")).help("write unsharded, or bucket(COLUMN,N) such as \"bucket(id,4)\"")
+        CliError::usage(format!("--shard-by: {e}"))
+            .help("write unsharded, or bucket(COLUMN,N) such as \"bucket(id,4)\"")
     })
 }
 
@@ -99,10 +100,7 @@ mod tests {
     use crate::columns;
 
     fn layout(key: &[&str], shard_by: Option<&str>) -> LayoutArgs {
-        LayoutArgs {
-            primary_key: key.iter().map(|k| k.to_string()).collect(),
-            shard_by: shard_by.map(str::to_string),
-        }
+        LayoutArgs { primary_key: key.iter().map(|k| k.to_string()).collect(), shard_by: shard_by.map(str::to_string) }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The engine's errors, by what the caller can do about them.
 
-use fencepost_wal::Outcome;
+use fencepost_wal::{Generation, Outcome};
 
 /// Result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,6 +73,15 @@ pub enum Error {
         limit_name: &'static str,
         /// The limit.
         limit: usize,
+    },
+
+    /// A MemTable could not be written as an SSTable. Its rows are safe in the log, and the writer goes on trying.
+    #[error("generation {generation} could not be flushed: {reason}; its rows are safe in the log")]
+    FlushFailed {
+        /// The generation.
+        generation: Generation,
+        /// The last failure.
+        reason: String,
     },
 
     /// The call needs something that this writer or table does not have.

@@ -1,15 +1,69 @@
 //! Fencepost: the write path for Lance tables on object storage.
+//!
+//! Batches of Arrow rows are durable after one conditional PUT, can be queried at once with SQL, and become Lance
+//! files in the background. A process that was replaced can never acknowledge another write. No broker, no local
+//! disk, no coordinator: the object store is the only shared thing.
+//!
+//! It is not a broker with consumer groups, not a transaction manager across shards, and not a query engine of its
+//! own: DataFusion and Lance are that.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{collections::HashMap, sync::Arc};
+//! use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+//! use datafusion::prelude::SessionContext;
+//! use fencepost::{Sharding, Store, Table, TableOptions, WriterConfig};
+//!
+//! let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+//! let names: ArrayRef = Arc::new(StringArray::from(vec!["ann", "bob"]));
+//! let batch = RecordBatch::try_from_iter([("id", ids), ("name", names)])?;
+//!
+//! let store = Store::open("s3://bucket/people", &HashMap::new())?;
+//! let options = TableOptions { primary_key: vec!["id".into()], sharding: Sharding::Unsharded };
+//! let table = Table::create(store, batch.schema(), options).await?;
+//!
+//! let writer = table.writer(WriterConfig::default()).await?;
+//! writer.put(batch).await?; // durable now
+//!
+//! let sql = SessionContext::new();
+//! sql.register_table("t", writer.provider().await?)?;
+//! sql.sql("select count(*) from t").await?.show().await?;
+//! writer.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! | to … | use |
+//! |---|---|
+//! | make or open a table | [`Table`] |
+//! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
+//! | query it from any process | [`Table::provider`] |
+//! | see where it stands | [`Table::inspect`] |
+//! | work on the log itself | the crate [`wal`] |
+
+#![forbid(unsafe_code)]
 
 pub use fencepost_wal as wal;
-pub use fencepost_wal::{Epoch, Generation, Position, ShardId, Store};
+pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
 
 mod base;
+mod config;
 mod error;
+mod inspect;
 mod key;
 mod lance_store;
 mod memtable;
+mod read;
+mod rows;
 mod sharding;
 mod sstable;
+mod table;
+mod writer;
 
+pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
+pub use inspect::{
+    BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection,
+};
 pub use sharding::Sharding;
+pub use table::{Table, TableOptions};
+pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

@@ -115,10 +115,7 @@ impl Child {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(CliError::failure(format!("the writer process ended while the demo waited for {what}"))
                 .help("FENCEPOST_LOG=debug shows what it did")),
-            Err(_) => Err(CliError::failure(format!(
-                "the writer process gave no {what} in {} s",
-                patience.as_secs()
-            ))),
+            Err(_) => Err(CliError::failure(format!("the writer process gave no {what} in {} s", patience.as_secs()))),
         }
     }
 
@@ -152,9 +149,7 @@ impl Child {
         match tokio::time::timeout(patience, waiting).await {
             Ok(Ok(end)) => Ok(end),
             Ok(Err(e)) => Err(CliError::failure(format!("cannot wait for the writer process: {e}"))),
-            Err(_) => {
-                Err(CliError::failure(format!("the writer process did not end in {} s", patience.as_secs())))
-            }
+            Err(_) => Err(CliError::failure(format!("the writer process did not end in {} s", patience.as_secs()))),
         }
     }
 

@@ -50,7 +50,8 @@ pub(crate) fn verify(seed: u64, batch: &RecordBatch) -> Result<Vec<u64>, String>
     }
     let expected = of_numbers(seed, numbers.iter().copied()).map_err(|e| e.to_string())?;
     for (field, written) in expected.schema().fields().iter().zip(expected.columns()) {
-        let found = batch.column_by_name(field.name()).ok_or_else(|| format!("column `{}` is missing", field.name()))?;
+        let found =
+            batch.column_by_name(field.name()).ok_or_else(|| format!("column `{}` is missing", field.name()))?;
         if found.to_data() != written.to_data() {
             let row = (0..found.len()).find(|&row| found.slice(row, 1).to_data() != written.slice(row, 1).to_data());
             let number = row.and_then(|row| numbers.get(row)).copied().unwrap_or_default();

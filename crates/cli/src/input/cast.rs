@@ -4,20 +4,20 @@
 //! The rule: a value must come back unchanged when it is cast back. Two exceptions: text is parsed, and a float may
 //! be rounded to a narrower float (that is what floats do), but must not become infinite.
 
+use std::ops::Range;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, UInt64Array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
+use arrow_select::take::take;
 
 /// Longer values are cut in messages.
 const SHOWN_CHARS: usize = 60;
 
-const STRICT: CastOptions<'static> = CastOptions {
-    safe: false,
-    format_options: FormatOptions::new(),
-};
+const STRICT: CastOptions<'static> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
 /// The first value that does not fit.
 #[derive(Debug)]
@@ -59,10 +59,19 @@ pub(crate) fn cast_checked(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, 
         let plain = strict(array, value).map_err(|_| misfit(array, 0))?;
         return cast_checked(&plain, to);
     }
+    // A slice of a list array shares all values with the whole, and a cast would look at those of other rows too.
+    let compact;
+    let array = match list_item(from) {
+        Some(_) => {
+            compact = rows(array, 0..array.len()).map_err(|_| misfit(array, 0))?;
+            &compact
+        }
+        None => array,
+    };
     let out = match strict(array, to) {
         Ok(out) => out,
         Err(_) => {
-            let row = (0..array.len()).find(|&row| strict(&array.slice(row, 1), to).is_err());
+            let row = (0..array.len()).find(|&row| cast_row(array, row, to).is_none());
             return Err(misfit(array, row.unwrap_or(0)));
         }
     };
@@ -99,6 +108,15 @@ fn via_float32(from: &DataType, to: &DataType) -> bool {
     is_text(from) && *to == DataType::Float16
 }
 
+/// Copies rows into an array of their own.
+fn rows(array: &ArrayRef, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
+    take(array, &UInt64Array::from_iter_values(range.map(|row| row as u64)), None)
+}
+
+fn cast_row(array: &ArrayRef, row: usize, to: &DataType) -> Option<ArrayRef> {
+    strict(&rows(array, row..row + 1).ok()?, to).ok()
+}
+
 fn strict(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if via_float32(array.data_type(), to) && !can_cast_types(array.data_type(), to) {
         let wide = cast_with_options(array, &DataType::Float32, &STRICT)?;
@@ -118,8 +136,7 @@ fn first_loss(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
         if infinities(before) == infinities(after) {
             return None;
         }
-        return (0..before.len())
-            .find(|&row| infinities(&before.slice(row, 1)) != infinities(&after.slice(row, 1)));
+        return (0..before.len()).find(|&row| infinities(&before.slice(row, 1)) != infinities(&after.slice(row, 1)));
     }
     if let (DataType::Timestamp(from_unit, _), DataType::Timestamp(to_unit, tz)) = (from, to) {
         if unit_digits(to_unit) >= unit_digits(from_unit) {
@@ -137,7 +154,7 @@ fn first_loss(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
 
 fn first_difference(before: &ArrayRef, after: &ArrayRef) -> Option<usize> {
     let Ok(back) = strict(after, before.data_type()) else {
-        let row = (0..after.len()).find(|&row| strict(&after.slice(row, 1), before.data_type()).is_err());
+        let row = (0..after.len()).find(|&row| cast_row(after, row, before.data_type()).is_none());
         return row.or(Some(0));
     };
     if back.as_ref() == before.as_ref() {
@@ -238,7 +255,9 @@ mod tests {
     #[test]
     fn time_keeps_its_digits() {
         let ms = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
-        assert!(check(TimestampMillisecondArray::from(vec![1]), DataType::Timestamp(TimeUnit::Nanosecond, None)).is_ok());
+        assert!(
+            check(TimestampMillisecondArray::from(vec![1]), DataType::Timestamp(TimeUnit::Nanosecond, None)).is_ok()
+        );
         assert!(check(TimestampNanosecondArray::from(vec![1_000_000]), ms.clone()).is_ok());
         let e = check(TimestampNanosecondArray::from(vec![1_000_000, 1]), ms).unwrap_err();
         assert_eq!(e.row, 1);
@@ -249,12 +268,19 @@ mod tests {
         let item = Arc::new(Field::new("item", DataType::Int32, true));
         let good = ListArray::from_iter_primitive::<Int64Type, _, _>([Some([Some(1), Some(2)])]);
         assert!(check(good, DataType::FixedSizeList(item.clone(), 2)).is_ok());
-        let bad = ListArray::from_iter_primitive::<Int64Type, _, _>([
-            Some(vec![Some(1), Some(2)]),
-            Some(vec![Some(1)]),
-        ]);
+        let bad =
+            ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), Some(2)]), Some(vec![Some(1)])]);
         let e = check(bad, DataType::FixedSizeList(item, 2)).unwrap_err();
         assert_eq!(e.row, 1);
+    }
+
+    #[test]
+    fn a_slice_is_not_blamed_for_values_of_other_rows() {
+        let lists = [Some(vec![Some(1)]), Some(vec![Some(300)]), Some(vec![Some(2)])];
+        let whole = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+        let bytes = DataType::new_list(DataType::Int8, true);
+        assert_eq!(check(whole.clone(), bytes.clone()).unwrap_err().row, 1);
+        assert!(check(whole.slice(2, 1), bytes).is_ok());
     }
 
     #[test]

@@ -47,24 +47,20 @@ impl Conform {
         let mut columns = Vec::with_capacity(table.fields().len());
         for field in table.fields() {
             let index = file.fields().iter().position(|f| f.name() == field.name());
-            if let Some(from) = index.and_then(|i| file.fields().get(i)) {
-                if !compatible(from.data_type(), field.data_type()) {
-                    return Err(CliError::input(format!(
-                        "{source}: column `{}` is {} in the file but {} in the table",
-                        field.name(),
-                        type_name(from.data_type()),
-                        type_name(field.data_type()),
-                    ))
-                    .help("convert the column in the file, or create a table with that type"));
-                }
+            if let Some(from) = index.and_then(|i| file.fields().get(i))
+                && !compatible(from.data_type(), field.data_type())
+            {
+                return Err(CliError::input(format!(
+                    "{source}: column `{}` is {} in the file but {} in the table",
+                    field.name(),
+                    type_name(from.data_type()),
+                    type_name(field.data_type()),
+                ))
+                .help("convert the column in the file, or create a table with that type"));
             }
             columns.push(index);
         }
-        Ok(Self {
-            source: source.to_string(),
-            table: table.clone(),
-            columns,
-        })
+        Ok(Self { source: source.to_string(), table: table.clone(), columns })
     }
 
     /// The batch with the table's columns, in the table's order.
@@ -74,13 +70,8 @@ impl Conform {
             let at = |row: usize| format!("{}: {}, column `{}`", self.source, place.of(row), field.name());
             let array = match index.and_then(|i| batch.columns().get(i)) {
                 Some(array) => cast_checked(array, field.data_type()).map_err(|e| {
-                    CliError::input(format!(
-                        "{}: {} does not fit {}",
-                        at(e.row),
-                        e.value,
-                        type_name(field.data_type())
-                    ))
-                    .help("correct the value in the file; nothing of this batch was written")
+                    CliError::input(format!("{}: {} does not fit {}", at(e.row), e.value, type_name(field.data_type())))
+                        .help("correct the value in the file; nothing of this batch was written")
                 })?,
                 None => new_null_array(field.data_type(), batch.num_rows()),
             };
@@ -100,11 +91,7 @@ impl Conform {
 
 /// Refuses columns that the table does not have, columns that are named twice, and files without a column that the
 /// table needs.
-pub(crate) fn check_names<'a>(
-    source: &str,
-    names: impl Iterator<Item = &'a str>,
-    table: &Arc<Schema>,
-) -> Result<()> {
+pub(crate) fn check_names<'a>(source: &str, names: impl Iterator<Item = &'a str>, table: &Arc<Schema>) -> Result<()> {
     let mut seen: Vec<&str> = Vec::new();
     for name in names {
         if table.column_with_name(name).is_none() {

@@ -9,6 +9,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray}
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::conform::{Conform, Place, check_names};
+use super::ndjson::decoded_type;
 use super::records::{RawField, Record, Records};
 use super::{Batches, INFER_ROWS, cannot_read};
 use crate::columns::type_name;
@@ -104,11 +105,9 @@ impl CsvBatches {
             return Err(at(format!("{} fields, but the header has {}", record.len(), builders.len()))
                 .help("a comma, a tab or a line end inside a value needs quotes around the value"));
         }
-        for ((field, builder), (to, name)) in
-            record.fields().zip(builders).zip(self.targets.iter().zip(&self.names))
-        {
-            let text = std::str::from_utf8(field.bytes)
-                .map_err(|_| at(format!("column `{name}` is not UTF-8 text")))?;
+        for ((field, builder), (to, name)) in record.fields().zip(builders).zip(self.targets.iter().zip(&self.names)) {
+            let text =
+                std::str::from_utf8(field.bytes).map_err(|_| at(format!("column `{name}` is not UTF-8 text")))?;
             match value(field, text, to) {
                 Some(text) => builder.append_value(text),
                 None => builder.append_null(),
@@ -140,11 +139,10 @@ fn value<'a>(field: RawField<'_>, text: &'a str, to: &DataType) -> Option<&'a st
 /// The type that the text of a column is parsed to here; what stays text is parsed by the cast to the table's type.
 fn parsed_type(to: &DataType) -> DataType {
     match to {
-        DataType::Binary
-        | DataType::List(_)
-        | DataType::LargeList(_)
-        | DataType::FixedSizeList(_, _)
-        | DataType::Struct(_) => to.clone(),
+        DataType::Binary => DataType::Binary,
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _) | DataType::Struct(_) => {
+            decoded_type(to)
+        }
         _ => DataType::Utf8,
     }
 }
@@ -192,8 +190,12 @@ fn parse_json(text: &StringArray, to: &DataType) -> Result<ArrayRef, (usize, Str
 
 fn decode_json(text: &StringArray, to: &DataType) -> Option<ArrayRef> {
     let schema = Arc::new(Schema::new(vec![Field::new("v", to.clone(), true)]));
-    let mut decoder =
-        arrow_json::ReaderBuilder::new(schema).with_batch_size(text.len() + 1).build_decoder().ok()?;
+    let mut decoder = arrow_json::ReaderBuilder::new(schema)
+        .with_batch_size(text.len() + 1)
+        .with_strict_mode(true)
+        .with_coerce_primitive(true)
+        .build_decoder()
+        .ok()?;
     for value in text {
         let line = format!("{{\"v\":{}}}\n", value.unwrap_or("null"));
         if decoder.decode(line.as_bytes()).ok()? != line.len() {

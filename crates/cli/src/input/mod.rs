@@ -60,22 +60,14 @@ impl Format {
             "ndjson" | "jsonl" | "json" => Ok(Format::Ndjson),
             "parquet" | "pq" => Ok(Format::Parquet),
             "arrow" | "arrows" | "ipc" | "feather" => Ok(Format::Arrow),
-            _ => Err(CliError::usage(format!(
-                "the format of {} cannot be told by its suffix",
-                path.display()
-            ))
-            .help("add --format csv, tsv, ndjson, parquet or arrow")),
+            _ => Err(CliError::usage(format!("the format of {} cannot be told by its suffix", path.display()))
+                .help("add --format csv, tsv, ndjson, parquet or arrow")),
         }
     }
 }
 
 /// Opens a file, or stdin for "-", to be read as rows of a table with `schema`.
-pub(crate) fn open(
-    path: &Path,
-    format: Option<Format>,
-    schema: &SchemaRef,
-    batch_rows: usize,
-) -> Result<Batches> {
+pub(crate) fn open(path: &Path, format: Option<Format>, schema: &SchemaRef, batch_rows: usize) -> Result<Batches> {
     let format = Format::of(path, format)?;
     let source = source_name(path);
     match format {
@@ -118,11 +110,7 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
 
 /// What messages call a source.
 pub(crate) fn source_name(path: &Path) -> String {
-    if is_stdin(path) {
-        "<stdin>".to_string()
-    } else {
-        path.display().to_string()
-    }
+    if is_stdin(path) { "<stdin>".to_string() } else { path.display().to_string() }
 }
 
 fn open_file(path: &Path) -> Result<File> {

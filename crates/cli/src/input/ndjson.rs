@@ -19,11 +19,8 @@ pub(crate) fn read(
     table: &SchemaRef,
     batch_rows: usize,
 ) -> Result<Batches> {
-    let fields: Vec<Field> = table
-        .fields()
-        .iter()
-        .map(|f| Field::new(f.name(), decoded_type(f.data_type()), true))
-        .collect();
+    let fields: Vec<Field> =
+        table.fields().iter().map(|f| Field::new(f.name(), decoded_type(f.data_type()), true)).collect();
     let decoded = Arc::new(Schema::new(fields));
     let conform = Conform::new(&source, &decoded, table)?;
     Ok(Box::new(NdjsonBatches {
@@ -119,7 +116,7 @@ impl NdjsonBatches {
         let mut decoder = arrow_json::ReaderBuilder::new(self.decoded.clone())
             .with_batch_size(rows + 1)
             .with_strict_mode(true)
-            // Whole numbers are decoded as their text and parsed by the checked cast: the decoder would round 1.5 to 1.
+            // Needed by `decoded_type`.
             .with_coerce_primitive(true)
             .build_decoder()
             .map_err(|e| e.to_string())?;
@@ -147,20 +144,19 @@ impl NdjsonBatches {
         let help = "each line holds one JSON object, such as {\"id\": 1, \"name\": \"a\"}";
         match serde_json::from_slice::<Value>(object) {
             Err(e) => CliError::input(format!("{place}: not valid JSON: {e}")).help(help),
-            Ok(Value::Object(map)) => {
-                match map.keys().find(|key| self.table.column_with_name(key).is_none()) {
-                    Some(key) => unknown_column(&place, key, &self.table),
-                    None => CliError::input(format!("{place}: {reason}"))
-                        .help("correct the value in the file; nothing of this batch was written"),
-                }
-            }
+            Ok(Value::Object(map)) => match map.keys().find(|key| self.table.column_with_name(key).is_none()) {
+                Some(key) => unknown_column(&place, key, &self.table),
+                None => CliError::input(format!("{place}: {reason}"))
+                    .help("correct the value in the file; nothing of this batch was written"),
+            },
             Ok(_) => CliError::input(format!("{place}: not a JSON object")).help(help),
         }
     }
 }
 
-/// The type that Arrow's decoder is asked for: whole numbers as text, everything else as it is.
-fn decoded_type(data_type: &DataType) -> DataType {
+/// The type that Arrow's JSON decoder is asked for: whole numbers as text, because it would round 1.5 to 1, and
+/// everything else as it is. The checked cast makes numbers of the text.
+pub(crate) fn decoded_type(data_type: &DataType) -> DataType {
     let item = |f: &Arc<Field>| Arc::new(Field::new(f.name(), decoded_type(f.data_type()), true));
     match data_type {
         t if t.is_integer() => DataType::Utf8,

@@ -13,10 +13,7 @@ use crate::error::Result;
 pub(crate) fn read(source: String, file: File, table: &SchemaRef, batch_rows: usize) -> Result<Batches> {
     let builder = open(&source, file)?;
     let conform = Conform::new(&source, builder.schema(), table)?;
-    let reader = builder
-        .with_batch_size(batch_rows)
-        .build()
-        .map_err(|e| cannot_read(&source, "Parquet", e))?;
+    let reader = builder.with_batch_size(batch_rows).build().map_err(|e| cannot_read(&source, "Parquet", e))?;
     let mut next_row = 1;
     Ok(Box::new(reader.map(move |batch| {
         let batch = batch.map_err(|e| cannot_read(&source, "Parquet", e))?;

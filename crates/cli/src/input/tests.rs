@@ -142,7 +142,9 @@ fn wider_types_are_narrowed_only_without_loss() {
 #[test]
 fn bad_csv_is_named_by_line_and_column() {
     let schema = table("id:int64!,name:string,v:int8[]");
-    assert!(message("a.csv", "id,name\n1,a\nx,b\n", &schema).ends_with("line 3, column `id`: \"x\" does not fit int64"));
+    assert!(
+        message("a.csv", "id,name\n1,a\nx,b\n", &schema).ends_with("line 3, column `id`: \"x\" does not fit int64")
+    );
     assert!(message("a.csv", "id,name\n1,a\n,b\n", &schema).contains("line 3, column `id`: null"));
     assert!(message("a.csv", "id,name\n1\n", &schema).contains("line 2: 1 fields, but the header has 2"));
     assert!(message("a.csv", "id,nmae\n1,a\n", &schema).contains("the table has no column `nmae`"));
@@ -150,6 +152,8 @@ fn bad_csv_is_named_by_line_and_column() {
     assert!(message("a.csv", "name\na\n", &schema).contains("column `id` is missing"));
     assert!(message("a.csv", "", &schema).contains("is empty"));
     assert!(message("a.csv", "id,v\n1,\"[1,\"\n", &schema).contains("line 2, column `v`"));
+    let said = message("a.csv", "id,v\n1,[1]\n2,\"[1,1.5]\"\n", &schema);
+    assert!(said.contains("line 3, column `v`"), "{said}");
     let latin = read("a.csv", b"id,name\n1,\xe9\n", &schema, 10).unwrap_err().to_string();
     assert!(latin.contains("line 2: column `name` is not UTF-8 text"), "{latin}");
 }
@@ -157,7 +161,10 @@ fn bad_csv_is_named_by_line_and_column() {
 #[test]
 fn bad_ndjson_is_named_by_line() {
     let schema = table("id:int64!,name:string,v:int8[]");
-    assert!(message("a.ndjson", "{\"id\":1}\n{\"id\":1.5}\n", &schema).contains("line 2, column `id`: \"1.5\" does not fit int64"));
+    assert!(
+        message("a.ndjson", "{\"id\":1}\n{\"id\":1.5}\n", &schema)
+            .contains("line 2, column `id`: \"1.5\" does not fit int64")
+    );
     assert!(message("a.ndjson", "{\"id\":1}\n\n{\"x\":1}\n", &schema).contains("line 3: the table has no column `x`"));
     assert!(message("a.ndjson", "{\"id\":1}\n{\"id\":\n", &schema).contains("line 2: not valid JSON"));
     assert!(message("a.ndjson", "[1]\n", &schema).contains("line 1: not a JSON object"));

@@ -182,7 +182,7 @@ impl Target {
 /// Opens every file once, so that one with the wrong columns is refused before anything is written.
 fn check_files(args: &IngestArgs, schema: &SchemaRef) -> Result<()> {
     for file in args.files.iter().filter(|f| !input::is_stdin(f)) {
-        input::open(file, args.format, schema, 1)?;
+        drop(input::open(file, args.format, schema, 1)?);
     }
     Ok(())
 }

@@ -42,11 +42,8 @@ fn to_json(inspection: &Inspection) -> Value {
         })
         .collect();
     let base = &inspection.base;
-    let merged: Vec<Value> = base
-        .merged
-        .iter()
-        .map(|m| json!({ "shard_id": m.shard_id.to_string(), "generation": m.generation }))
-        .collect();
+    let merged: Vec<Value> =
+        base.merged.iter().map(|m| json!({ "shard_id": m.shard_id.to_string(), "generation": m.generation })).collect();
     json!({ "shards": shards, "base": { "version": base.version, "rows": base.rows, "merged": merged } })
 }
 

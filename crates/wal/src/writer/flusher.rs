@@ -266,12 +266,16 @@ impl Flusher {
             let Some(entry) = self.window.pop_front() else {
                 return Ok(());
             };
-            {
-                let mut waiting = self.queue.waiting();
-                waiting.in_flight.drain(..entry.batches.len());
-            }
             self.tenure.acknowledge(entry.position);
-            if let Err(reason) = self.sink.landed(entry.position, entry.batches, entry.held) {
+            let batches = entry.batches.len();
+            let taken = self.sink.landed(entry.position, entry.batches, entry.held);
+            {
+                // After the sink has them, so that a reader of both never misses them.
+                let mut waiting = self.queue.waiting();
+                waiting.in_flight.drain(..batches);
+                waiting.handed_over += batches as u64;
+            }
+            if let Err(reason) = taken {
                 let error = self.tenure.poison(reason, Outcome::Written);
                 entry.waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
                 return Err(Failure { error, from: None });

@@ -150,8 +150,17 @@ impl WalWriter {
         self.queue.push(batch, true).await?.await
     }
 
+    /// As [`append`](Self::append), but returns when the batch is queued (at once, if there is room); the future it
+    /// returns resolves when the batch is durable. The batch is sent as soon as a PUT may start.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_urgent(&self, batch: RecordBatch) -> Result<Durability> {
+        self.queue.push(batch, true).await
+    }
+
     /// Accepts a batch into memory and returns at once (or when there is room); the future it returns resolves when
-    /// the batch is durable. Dropping that future is allowed.
+    /// the batch is durable. It is sent within `flush_interval`. Dropping that future is allowed.
     ///
     /// # Errors
     /// As [`append`](Self::append).
@@ -175,8 +184,8 @@ impl WalWriter {
         self.tenure.truncate(position).await
     }
 
-    /// Batches that were accepted and have not landed, in order.
-    pub fn pending(&self) -> Vec<RecordBatch> {
+    /// Batches that were accepted and were not given to the sink yet, in order, behind how many that were.
+    pub fn pending(&self) -> (u64, Vec<RecordBatch>) {
         self.queue.pending()
     }
 
@@ -201,24 +210,15 @@ impl WalWriter {
         self.queue.stats()
     }
 
-    /// Refuses new appends and waits until the accepted ones are durable. The tenure goes on: what it published
-    /// last can still be followed by an SSTable.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub async fn drain(&self) -> Result<()> {
-        let barrier = self.queue.push_barrier();
-        self.queue.close();
-        barrier?.await.map(|_| ())
-    }
-
     /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where
     /// it is.
     ///
     /// # Errors
     /// As [`flush`](Self::flush); then nothing was closed cleanly, which costs the next writer nothing but a fence.
-    pub async fn close(self) -> Result<()> {
-        self.drain().await?;
+    pub async fn close(&self) -> Result<()> {
+        let barrier = self.queue.push_barrier();
+        self.queue.close();
+        barrier?.await?;
         self.tenure.close().await
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Waiting {
     pub(super) bytes: usize,
     /// Batches that were taken from `items` and have not landed, in order.
     pub(super) in_flight: VecDeque<RecordBatch>,
+    /// Batches that landed and were given to the sink.
+    pub(super) handed_over: u64,
     pub(super) closed: bool,
 }
 
@@ -226,10 +228,10 @@ impl Queue {
         self.hungry.notified().await;
     }
 
-    pub(super) fn pending(&self) -> Vec<RecordBatch> {
+    pub(super) fn pending(&self) -> (u64, Vec<RecordBatch>) {
         let waiting = self.waiting();
         let queued = waiting.items.iter().filter_map(|item| item.batch.as_ref());
-        waiting.in_flight.iter().chain(queued).cloned().collect()
+        (waiting.handed_over, waiting.in_flight.iter().chain(queued).cloned().collect())
     }
 
     pub(super) fn close(&self) {

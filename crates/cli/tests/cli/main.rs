@@ -1,0 +1,17 @@
+//! The command from outside: what it prints, what it leaves on storage, and how it ends. One binary, because linking
+//! Lance takes longer than running the tests.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod bad_input;
+#[cfg(unix)]
+mod crash;
+#[cfg(unix)]
+mod demo;
+mod exit_codes;
+mod flights;
+mod pipes;
+mod round_trip;
+#[cfg(unix)]
+mod s3;
+mod support;

@@ -1,0 +1,94 @@
+//! How a writer groups, keeps and limits rows.
+
+use std::time::Duration;
+
+use fencepost_wal::{OpenOptions, WalConfig};
+
+use crate::error::{Error, Result};
+
+/// How a [`ShardWriter`](crate::ShardWriter) works.
+#[derive(Debug, Clone)]
+pub struct WriterConfig {
+    /// Whether `put` and `delete` wait until their rows are durable. If not, they return when the rows are in
+    /// memory, a crash may lose them, and `flush` waits for them. Default true.
+    pub durable: bool,
+    /// Grouping and limits of the log. `max_unflushed_bytes` bounds queue, MemTables and frozen MemTables together.
+    pub wal: WalConfig,
+    /// Limits of replaying the log at open.
+    pub open: OpenOptions,
+    /// The MemTable's limits; `None` for WAL-only: rows go to the log and stay there until a consumer truncates it.
+    pub memtable: Option<MemTableConfig>,
+}
+
+impl Default for WriterConfig {
+    fn default() -> Self {
+        Self {
+            durable: true,
+            wal: WalConfig::default(),
+            open: OpenOptions::default(),
+            memtable: Some(MemTableConfig::default()),
+        }
+    }
+}
+
+impl WriterConfig {
+    /// A writer without a MemTable.
+    pub fn wal_only() -> Self {
+        Self { memtable: None, ..Self::default() }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let Some(memtable) = &self.memtable else {
+            return Ok(());
+        };
+        for (name, limit) in [
+            ("max_bytes", memtable.max_bytes),
+            ("max_rows", memtable.max_rows),
+            ("max_batches", memtable.max_batches),
+            ("flush_attempts", memtable.flush_attempts),
+        ] {
+            if limit == 0 {
+                return Err(Error::InvalidOptions(format!("the MemTable's `{name}` is 0; use 1 or more")));
+            }
+        }
+        if !memtable.indexes.is_empty() {
+            return Err(Error::NotSupported(format!(
+                "secondary indexes in the MemTable ({}) are not supported yet; leave `indexes` empty",
+                memtable.indexes.join(", ")
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// When a MemTable is frozen and written as an SSTable: as soon as one of the limits is reached. An entry of the log
+/// is never split, so a MemTable may exceed a limit by one entry.
+#[derive(Debug, Clone)]
+pub struct MemTableConfig {
+    /// Bytes of its rows. Default 256 MiB.
+    pub max_bytes: usize,
+    /// Its rows. Default 100,000.
+    pub max_rows: usize,
+    /// Its batches: one for each log entry that has rows, several for entries of large batches. Default 8,000.
+    pub max_batches: usize,
+    /// Secondary indexes to maintain. None exist yet.
+    pub indexes: Vec<String>,
+    /// How often `flush` and `close` see a flush fail before they return its error. The background task goes on
+    /// trying. Default 5.
+    pub flush_attempts: usize,
+    /// Pause after a failed flush; doubles with each further one up to 30 s. Default 200 ms.
+    pub flush_retry_delay: Duration,
+}
+
+impl Default for MemTableConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 256 << 20,
+            max_rows: 100_000,
+            max_batches: 8_000,
+            indexes: Vec::new(),
+            flush_attempts: 5,
+            flush_retry_delay: Duration::from_millis(200),
+        }
+    }
+}

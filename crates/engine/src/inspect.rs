@@ -1,0 +1,134 @@
+//! Where a table stands, for operators: read from storage, nobody is disturbed.
+
+use fencepost_wal::{EntryKind, Error as WalError, ManifestStore, Position, Shard, ShardId, ShardManifest, WalTailer};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::base::BaseTable;
+use crate::error::Result;
+
+const SHARDS_AT_ONCE: usize = 8;
+
+/// Where a table stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// The shards, in bucket order.
+    pub shards: Vec<ShardInspection>,
+    /// The base table.
+    pub base: BaseInspection,
+}
+
+/// Where a shard stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardInspection {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// The epoch of its owner; 0 before the first.
+    pub writer_epoch: u64,
+    /// Rows up to this log position are in SSTables.
+    pub replay_after: u64,
+    /// The last position of the log; equal to `replay_after` when nothing is left to replay.
+    pub tail: u64,
+    /// Rows in the log behind `replay_after`.
+    pub rows_in_log: u64,
+    /// The generation that the next SSTable gets.
+    pub current_generation: u64,
+    /// The SSTables, oldest first.
+    pub sstables: Vec<SsTableInspection>,
+    /// Log objects that garbage collection leaves.
+    pub fences: Vec<FenceInspection>,
+}
+
+/// One SSTable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SsTableInspection {
+    /// Its generation.
+    pub generation: u64,
+    /// Its folder in the shard's folder.
+    pub path: String,
+    /// Its rows, tombstones included, if the manifest says.
+    pub rows: Option<u64>,
+}
+
+/// One fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceInspection {
+    /// Where it stands.
+    pub position: u64,
+    /// The epoch of the writer that put it there.
+    pub epoch: u64,
+}
+
+/// The base table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseInspection {
+    /// The Lance dataset's version.
+    pub version: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// What was merged into it.
+    pub merged: Vec<MergedInspection>,
+}
+
+/// How far a shard was merged into the base table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergedInspection {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// The last merged generation.
+    pub generation: u64,
+}
+
+pub(crate) async fn inspect(base: &BaseTable) -> Result<Inspection> {
+    let (version, rows) = base.version_and_rows().await?;
+    let merged = base.merged().iter();
+    let merged = merged.map(|(id, g)| MergedInspection { shard_id: *id, generation: g.get() }).collect();
+    let store = base.lance_store().store();
+    let shards = stream::iter(base.shard_ids()).map(|id| inspect_shard(Shard::new(store.clone(), id)));
+    let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    Ok(Inspection { shards, base: BaseInspection { version, rows, merged } })
+}
+
+async fn inspect_shard(shard: Shard) -> Result<ShardInspection> {
+    loop {
+        let latest = ManifestStore::new(shard.clone()).latest().await?;
+        let manifest = latest.unwrap_or_else(|| ShardManifest::first(shard.id(), 0, vec![]));
+        let (tail, rows_in_log) = match tail(&shard, &manifest).await {
+            // Flushed meanwhile: look again.
+            Err(WalError::Behind { .. }) => continue,
+            found => found?,
+        };
+        let sstables = manifest.sstables.iter().map(|s| SsTableInspection {
+            generation: s.generation.get(),
+            path: s.path.clone(),
+            rows: s.physical_rows,
+        });
+        let fences = manifest.fences().iter();
+        return Ok(ShardInspection {
+            shard_id: shard.id(),
+            writer_epoch: manifest.writer_epoch.get(),
+            replay_after: manifest.replay_after.get(),
+            tail: tail.get(),
+            rows_in_log,
+            current_generation: manifest.current_generation.get(),
+            sstables: sstables.collect(),
+            fences: fences
+                .map(|f| FenceInspection { position: f.position.get(), epoch: f.epoch.get() })
+                .collect(),
+        });
+    }
+}
+
+async fn tail(shard: &Shard, manifest: &ShardManifest) -> Result<(Position, u64), WalError> {
+    let mut tailer = WalTailer::after(shard.clone(), manifest);
+    let (mut tail, mut rows) = (manifest.replay_after, 0);
+    if ManifestStore::new(shard.clone()).latest().await?.is_none() {
+        return Ok((tail, rows));
+    }
+    while let Some((kind, entry)) = tailer.next_any().await? {
+        tail = entry.position;
+        if kind == EntryKind::Rows {
+            rows += entry.rows() as u64;
+        }
+    }
+    Ok((tail, rows))
+}

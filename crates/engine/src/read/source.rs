@@ -1,0 +1,255 @@
+//! One source of rows (a MemTable, an SSTable, the base table) and the newer sources that hide its rows.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_buffer::BooleanBuffer;
+use arrow_row::Rows;
+use arrow_schema::{Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
+use datafusion::common::Column;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::Snapshot;
+use crate::error::{Error, Result};
+use crate::key::{KeyEncoder, KeySet};
+use crate::memtable::MemTableSnapshot;
+use crate::rows::TOMBSTONE;
+use crate::sstable;
+
+/// Where rows are.
+#[derive(Debug, Clone)]
+enum Place {
+    MemTable(MemTableSnapshot),
+    SsTable { rel_dir: String, rows: Option<u64> },
+    Base,
+}
+
+/// A place, and the places whose rows hide those of the same key here.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    place: Place,
+    newer: Vec<Place>,
+}
+
+/// What a scan wants of every source.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The columns, in order.
+    columns: Vec<String>,
+    schema: SchemaRef,
+    /// A row that does not match may be left out; one that matches must not. Applied to the rows of a source, never
+    /// to those that hide them.
+    filter: Option<Expr>,
+}
+
+impl Request {
+    pub(crate) fn all_columns(snapshot: &Snapshot) -> Self {
+        let schema = Arc::clone(&snapshot.format.user);
+        Self { columns: schema.fields().iter().map(|f| f.name().clone()).collect(), schema, filter: None }
+    }
+
+    /// The columns of `schema`, and the filters of a query on the table's columns.
+    pub(crate) fn new(schema: SchemaRef, filters: &[Expr]) -> Result<Self> {
+        let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let filters = filters.iter().filter(|f| pushes_down(f)).cloned().map(unqualified);
+        let filters = filters.collect::<Result<Vec<_>, DataFusionError>>()?;
+        Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and) })
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+/// Whether Lance can evaluate a filter: plain comparisons of columns and literals. Others are evaluated above.
+fn pushes_down(filter: &Expr) -> bool {
+    let plain = |expr: &Expr| {
+        matches!(
+            expr,
+            Expr::Column(_)
+                | Expr::Literal(..)
+                | Expr::BinaryExpr(_)
+                | Expr::Not(_)
+                | Expr::IsNull(_)
+                | Expr::IsNotNull(_)
+                | Expr::Between(_)
+                | Expr::InList(_)
+        )
+    };
+    !filter.exists(|expr| Ok(!plain(expr))).unwrap_or(true)
+}
+
+/// Lance knows columns by name only.
+fn unqualified(filter: Expr) -> Result<Expr, DataFusionError> {
+    let stripped = filter.transform(|expr| match expr {
+        Expr::Column(column) if column.relation.is_some() => {
+            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name))))
+        }
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(stripped.data)
+}
+
+impl Source {
+    pub(crate) fn memtable(memtable: MemTableSnapshot) -> Self {
+        Self { place: Place::MemTable(memtable), newer: Vec::new() }
+    }
+
+    pub(crate) fn sstable(rel_dir: String, rows: Option<u64>) -> Self {
+        Self { place: Place::SsTable { rel_dir, rows }, newer: Vec::new() }
+    }
+
+    pub(crate) fn base() -> Self {
+        Self { place: Place::Base, newer: Vec::new() }
+    }
+
+    pub(crate) fn hidden_by(mut self, newer: &[Source]) -> Self {
+        self.newer = newer.iter().map(|source| source.place.clone()).collect();
+        self
+    }
+
+    /// For plans: what this is.
+    pub(crate) fn describe(&self) -> String {
+        match &self.place {
+            Place::MemTable(memtable) => format!("MemTable {} ({} rows)", memtable.generation(), memtable.rows()),
+            Place::SsTable { rel_dir, rows: Some(rows) } => format!("SSTable {rel_dir} ({rows} rows)"),
+            Place::SsTable { rel_dir, rows: None } => format!("SSTable {rel_dir}"),
+            Place::Base => "base table".into(),
+        }
+    }
+
+    /// The rows that no newer source hides, without tombstones, in the request's columns.
+    pub(crate) async fn read(
+        self,
+        snapshot: Arc<Snapshot>,
+        request: Arc<Request>,
+    ) -> Result<SendableRecordBatchStream> {
+        let keys = snapshot.format.keys.clone();
+        let hiding = match &keys {
+            Some(encoder) => Hiding::load(&self.newer, &snapshot, encoder).await?,
+            None => Hiding::default(),
+        };
+        let batches = self.raw(&snapshot, &request, !hiding.is_empty()).await?;
+        let schema = Arc::clone(request.schema());
+        let visible = batches.map(move |batch| {
+            let batch = batch?;
+            let shown = visible(&batch, keys.as_ref(), &hiding)?;
+            Ok(conform(&shown, &request.schema)?)
+        });
+        let visible = visible.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, visible)))
+    }
+
+    /// The source's own rows with the columns of the request, the key columns if rows may be hidden, and the
+    /// tombstone column if the source has one.
+    async fn raw(&self, snapshot: &Snapshot, request: &Request, with_keys: bool) -> Result<SendableRecordBatchStream> {
+        let mut columns = request.columns.clone();
+        if with_keys {
+            let keys = snapshot.format.primary_key.iter();
+            columns.extend(keys.filter(|key| !request.columns.contains(key)).cloned());
+        }
+        let filter = request.filter.clone();
+        match &self.place {
+            Place::Base => snapshot.base.scan(Some(&columns), filter, None).await,
+            Place::SsTable { rel_dir, .. } => {
+                columns.push(TOMBSTONE.to_owned());
+                sstable::scan(&snapshot.cache.dataset(rel_dir).await?, Some(&columns), filter).await
+            }
+            Place::MemTable(memtable) => {
+                columns.push(TOMBSTONE.to_owned());
+                let schema = memtable.schema();
+                let index = |name: &String| schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
+                let indices = columns.iter().map(index).collect::<Result<Vec<_>>>()?;
+                let projected = schema.project(&indices).map_err(Error::arrow("choosing a MemTable's columns"))?;
+                let rows = memtable.live_columns(&indices)?;
+                let rows = stream::iter(rows.into_iter().map(Ok));
+                Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::new(projected), rows)))
+            }
+        }
+    }
+}
+
+/// Exact membership in the newer sources.
+#[derive(Default)]
+struct Hiding {
+    memtables: Vec<MemTableSnapshot>,
+    sstables: Vec<Arc<KeySet>>,
+}
+
+impl Hiding {
+    async fn load(newer: &[Place], snapshot: &Snapshot, encoder: &KeyEncoder) -> Result<Self> {
+        let mut hiding = Self::default();
+        for place in newer {
+            match place {
+                Place::MemTable(memtable) => hiding.memtables.push(memtable.clone()),
+                Place::SsTable { rel_dir, .. } => hiding.sstables.push(snapshot.cache.keys(rel_dir, encoder).await?),
+                Place::Base => {}
+            }
+        }
+        Ok(hiding)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.memtables.is_empty() && self.sstables.is_empty()
+    }
+
+    /// I8: a newer version of the key, a tombstone too, hides the row whatever the newer version looks like.
+    fn hidden(&self, keys: &Rows) -> BooleanBuffer {
+        let mut hidden = BooleanBuffer::new_unset(keys.num_rows());
+        for memtable in &self.memtables {
+            hidden = &hidden | &memtable.contains_keys(keys);
+        }
+        for sstable in &self.sstables {
+            hidden = &hidden | &keys.iter().map(|key| sstable.contains(key.data())).collect();
+        }
+        hidden
+    }
+}
+
+fn visible(batch: &RecordBatch, keys: Option<&KeyEncoder>, hiding: &Hiding) -> Result<RecordBatch> {
+    let mut shown: Option<BooleanBuffer> = None;
+    if let (Some(encoder), false) = (keys, hiding.is_empty()) {
+        shown = Some(!&hiding.hidden(&encoder.encode(batch)?));
+    }
+    if let Some(tombstones) = batch.column_by_name(TOMBSTONE) {
+        let alive = !tombstones.as_boolean().values();
+        shown = Some(match shown {
+            Some(shown) => &shown & &alive,
+            None => alive,
+        });
+    }
+    match shown {
+        Some(mask) if mask.count_set_bits() < mask.len() => {
+            filter_record_batch(batch, &BooleanArray::new(mask, None)).map_err(Error::arrow("hiding old rows"))
+        }
+        _ => Ok(batch.clone()),
+    }
+}
+
+/// The request's columns in its order and types.
+fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let column = |name: &str| -> Result<ArrayRef> {
+        batch.column_by_name(name).cloned().ok_or_else(|| Error::InvalidBatch(format!("column `{name}` is missing")))
+    };
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let array = column(field.name())?;
+        columns.push(match array.data_type().equals_datatype(field.data_type()) {
+            true => array,
+            false => arrow_cast::cast(&array, field.data_type()).map_err(Error::arrow("reading a column"))?,
+        });
+    }
+    let found = schema.fields().iter().zip(&columns);
+    let found = found.map(|(f, c)| f.as_ref().clone().with_data_type(c.data_type().clone()));
+    let found = Arc::new(Schema::new(found.collect::<Vec<_>>()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let named = RecordBatch::try_new_with_options(found, columns, &options).map_err(Error::arrow("reading rows"))?;
+    sstable::relabel(&named, schema)
+}

@@ -1,0 +1,151 @@
+//! A table's rows on their way in and out: the user's batches, the storage schema that log, MemTable and SSTables
+//! share, and the primary key. Knows nothing of where rows are kept.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_schema::{Schema, SchemaRef};
+
+use crate::base::BaseTable;
+use crate::error::{Error, Result};
+use crate::key::KeyEncoder;
+use crate::sstable::{relabel, storage_schema};
+
+/// The column that marks a deletion, last in the storage schema.
+pub(crate) const TOMBSTONE: &str = "_tombstone";
+
+/// The schemas of a table and the way between them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct RowFormat {
+    pub(crate) user: SchemaRef,
+    pub(crate) storage: SchemaRef,
+    /// `None` for a table without a primary key.
+    pub(crate) keys: Option<KeyEncoder>,
+    pub(crate) primary_key: Arc<[String]>,
+}
+
+impl RowFormat {
+    pub(crate) fn of(base: &BaseTable) -> Result<Self> {
+        let user = Arc::clone(base.schema());
+        let primary_key: Arc<[String]> = base.primary_key().into();
+        let keys = match primary_key.is_empty() {
+            true => None,
+            false => Some(KeyEncoder::try_new(&user, &primary_key)?),
+        };
+        Ok(Self { storage: storage_schema(base.dataset()), user, keys, primary_key })
+    }
+
+    /// The user's batch with the table's columns in the table's order: what a WAL-only log holds.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] that names the column: unknown, missing, of another type, or null where it may not be.
+    pub(crate) fn check_put(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self.columns_by_name(batch, &self.user)?;
+        for (field, column) in self.user.fields().iter().zip(&columns) {
+            if !field.is_nullable()
+                && let Some(nulls) = column.logical_nulls().filter(|nulls| nulls.null_count() > 0)
+            {
+                let row = nulls.iter().position(|valid| !valid).unwrap_or_default();
+                let what = match self.primary_key.contains(field.name()) {
+                    true => "primary-key column",
+                    false => "non-nullable column",
+                };
+                return Err(Error::InvalidBatch(format!(
+                    "the {what} `{}` is null in row {row} (counted from 0)",
+                    field.name()
+                )));
+            }
+        }
+        let named = with_columns(&unlabelled(&self.user, &columns), columns, batch.num_rows())?;
+        relabel(&named, &self.user)
+    }
+
+    /// A checked batch as rows of the storage schema.
+    pub(crate) fn to_storage(&self, checked: &RecordBatch) -> Result<RecordBatch> {
+        let rows = checked.num_rows();
+        let mut columns = checked.columns().to_vec();
+        columns.push(Arc::new(BooleanArray::from(vec![false; rows])));
+        let named = with_columns(&unlabelled(&self.storage, &columns), columns, rows)?;
+        relabel(&named, &self.storage)
+    }
+
+    /// Tombstones for the keys of a batch that has exactly the key columns.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] for other columns or a null in a key; [`Error::NotSupported`] without a primary key.
+    pub(crate) fn tombstones(&self, keys: &RecordBatch) -> Result<RecordBatch> {
+        let Some(encoder) = &self.keys else {
+            return Err(Error::NotSupported(
+                "rows of a table without a primary key cannot be deleted; create the table with a primary key".into(),
+            ));
+        };
+        if let Some(other) = keys.schema_ref().fields().iter().find(|f| !self.primary_key.contains(f.name())) {
+            return Err(Error::InvalidBatch(format!(
+                "column `{}` is not part of the primary key ({}); pass the key columns only",
+                other.name(),
+                self.primary_key.join(", ")
+            )));
+        }
+        encoder.encode(keys)?;
+        let rows = keys.num_rows();
+        let columns: Vec<ArrayRef> = self
+            .storage
+            .fields()
+            .iter()
+            .map(|field| match keys.column_by_name(field.name()) {
+                Some(column) => Arc::clone(column),
+                None if field.name() == TOMBSTONE => Arc::new(BooleanArray::from(vec![true; rows])) as ArrayRef,
+                None => new_null_array(field.data_type(), rows),
+            })
+            .collect();
+        let named = with_columns(&unlabelled(&self.storage, &columns), columns, rows)?;
+        relabel(&named, &self.storage)
+    }
+
+    /// A batch from the log, written by a writer of either mode, as rows of the storage schema.
+    pub(crate) fn from_log(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        match batch.schema_ref().index_of(TOMBSTONE) {
+            Ok(_) => {
+                let columns = self.columns_by_name(batch, &self.storage)?;
+                relabel(&with_columns(&unlabelled(&self.storage, &columns), columns, batch.num_rows())?, &self.storage)
+            }
+            Err(_) => self.to_storage(&self.check_put(batch)?),
+        }
+    }
+
+    fn columns_by_name(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Vec<ArrayRef>> {
+        let known = || self.user.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+        let found = batch.schema_ref();
+        for (n, field) in found.fields().iter().enumerate() {
+            if schema.index_of(field.name()).is_err() {
+                return Err(Error::InvalidBatch(format!(
+                    "column `{}` is unknown; the table has the columns {}",
+                    field.name(),
+                    known()
+                )));
+            }
+            if found.fields().iter().take(n).any(|earlier| earlier.name() == field.name()) {
+                return Err(Error::InvalidBatch(format!("column `{}` appears twice", field.name())));
+            }
+        }
+        let column = |name: &String| match batch.column_by_name(name) {
+            Some(column) => Ok(Arc::clone(column)),
+            None => Err(Error::InvalidBatch(format!("column `{name}` is missing; the table has the columns {}", known()))),
+        };
+        schema.fields().iter().map(|field| column(field.name())).collect()
+    }
+}
+
+/// The columns under the names of `schema`, with their own types, all nullable.
+fn unlabelled(schema: &Schema, columns: &[ArrayRef]) -> SchemaRef {
+    let fields = schema.fields().iter().zip(columns);
+    let fields = fields.map(|(f, c)| f.as_ref().clone().with_data_type(c.data_type().clone()).with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// A batch of these columns.
+pub(crate) fn with_columns(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(|e| Error::InvalidBatch(e.to_string()))
+}

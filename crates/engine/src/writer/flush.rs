@@ -1,0 +1,145 @@
+//! From frozen MemTables to SSTables, in the background and in order (protocol section 7): write the files, then
+//! publish them in one manifest. A failed attempt is repeated with a fresh folder until the tenure ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fencepost_wal::{Generation, Position, SsTable, Tenure, WalWriter};
+use tokio::sync::watch;
+
+use super::levels::Levels;
+use crate::base::BaseTable;
+use crate::config::MemTableConfig;
+use crate::error::{Error, Result};
+use crate::memtable::MemTable;
+use crate::sstable;
+
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+
+/// What the flusher has done so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// The last generation that was published by this writer.
+    pub(crate) published: Generation,
+    /// SSTables published.
+    pub(crate) flushes: u64,
+    /// Rows in them.
+    pub(crate) rows: u64,
+    /// Time that it took, successful attempts only.
+    pub(crate) time: Duration,
+    /// Failed attempts.
+    pub(crate) failures: u64,
+    /// The last failure.
+    pub(crate) last_failure: Option<String>,
+    /// The flusher ended.
+    pub(crate) ended: bool,
+}
+
+/// Writes and publishes the frozen MemTables of one shard.
+pub(crate) struct Flusher {
+    pub(crate) base: BaseTable,
+    pub(crate) tenure: Tenure,
+    pub(crate) levels: Arc<Levels>,
+    pub(crate) config: MemTableConfig,
+    pub(crate) progress: watch::Sender<Progress>,
+}
+
+impl Flusher {
+    /// Runs until the tenure ends.
+    pub(crate) async fn run(self: Arc<Self>, wal: Arc<WalWriter>) {
+        let mut delay = self.config.flush_retry_delay;
+        while self.tenure.check().is_ok() {
+            if self.levels.oldest_frozen().is_none() {
+                // Appends wait for memory that only a flush gives back.
+                if wal.is_waiting_for_memory() && !matches!(self.levels.freeze_active(), Ok(None)) {
+                    continue;
+                }
+                tokio::select! {
+                    () = self.levels.frozen_bell.notified() => {}
+                    () = wal.memory_wanted() => {}
+                }
+                continue;
+            }
+            match self.flush_oldest().await {
+                Ok(()) => delay = self.config.flush_retry_delay,
+                Err(error) => {
+                    tracing::warn!(shard = %self.tenure.shard().id(), %error, "a flush failed");
+                    tokio::time::sleep(delay).await;
+                    delay = delay.saturating_mul(2).min(MAX_RETRY_DELAY);
+                }
+            }
+        }
+        self.progress.send_modify(|p| p.ended = true);
+    }
+
+    /// Writes and publishes the oldest frozen MemTable, if there is one.
+    pub(crate) async fn flush_oldest(&self) -> Result<()> {
+        let Some((memtable, covers)) = self.levels.oldest_frozen() else {
+            return Ok(());
+        };
+        let started = tokio::time::Instant::now();
+        let flushed = self.flush(&memtable, covers).await;
+        self.progress.send_modify(|p| match &flushed {
+            Ok(rows) => {
+                p.published = memtable.generation();
+                p.flushes += 1;
+                p.rows += rows;
+                p.time += started.elapsed();
+            }
+            Err(error) => {
+                p.failures += 1;
+                p.last_failure = Some(error.to_string());
+            }
+        });
+        flushed.map(|_| ())
+    }
+
+    async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<u64> {
+        let generation = memtable.generation();
+        let snapshot = Arc::clone(memtable);
+        let batches = tokio::task::spawn_blocking(move || snapshot.for_flush())
+            .await
+            .map_err(|e| Error::NotSupported(format!("the task that prepared generation {generation} ended: {e}")))??;
+        // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
+        let name = sstable::directory_name(generation);
+        let place = sstable::relative_dir(self.tenure.shard().id(), &name);
+        let meta = sstable::write(
+            self.base.lance_store(),
+            self.base.dataset(),
+            &place,
+            batches,
+            self.base.primary_key(),
+        )
+        .await?;
+        let mut entry = SsTable::new(generation, name);
+        entry.physical_rows = Some(meta.physical_rows);
+        entry.in_memory_bytes = Some(meta.in_memory_bytes);
+        entry.primary_key_bytes = meta.primary_key_bytes;
+        // I5: the files are durable, and every row up to `covers` is in this SSTable or an older one.
+        let manifest = self.tenure.publish(Some(entry), covers).await?;
+        self.levels.published(generation, manifest.sstables, manifest.replay_after);
+        Ok(meta.physical_rows)
+    }
+
+    /// Waits until a generation is published.
+    pub(crate) async fn wait_for(&self, generation: Generation) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        let failures = progress.borrow().failures;
+        let attempts = self.config.flush_attempts as u64;
+        let done = progress
+            .wait_for(|p| p.published >= generation || p.ended || p.failures >= failures + attempts)
+            .await
+            .map(|p| p.clone());
+        match done {
+            Ok(p) if p.published >= generation => Ok(()),
+            Ok(p) => {
+                self.tenure.check()?;
+                Err(Error::FlushFailed { generation, reason: p.last_failure.unwrap_or_else(|| "it ended".into()) })
+            }
+            Err(_) => Err(self.tenure.check().err().map_or_else(
+                || Error::FlushFailed { generation, reason: "the flusher ended".into() },
+                Error::from,
+            )),
+        }
+    }
+}

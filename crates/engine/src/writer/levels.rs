@@ -1,0 +1,250 @@
+//! The in-memory part of a shard: the active MemTable that log entries are applied to, the frozen ones that wait to
+//! be written, and the list of SSTables. One lock makes every change of it a single step for readers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use fencepost_wal::{Epoch, Generation, Held, Landed, Position, SsTable};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::MemTableConfig;
+use crate::error::Result;
+use crate::memtable::{MemTable, MemTableSnapshot};
+use crate::rows::RowFormat;
+
+/// A frozen MemTable and what its SSTable covers.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) memtable: Arc<MemTable>,
+    /// Every live row at or below this position is in this MemTable or an older SSTable.
+    pub(crate) covers: Position,
+    held: Held,
+}
+
+struct State {
+    active: Arc<MemTable>,
+    held: Held,
+    /// Everything up to here was applied.
+    applied: Position,
+    /// Batches applied since the writer was opened, to line up with the log's queue.
+    landed_batches: u64,
+    /// Oldest first.
+    frozen: VecDeque<Frozen>,
+    /// Oldest first.
+    sstables: Vec<SsTable>,
+    /// R: what the SSTables cover.
+    covered: Position,
+}
+
+/// The MemTables and SSTables of one shard, shared by the log (which feeds it), the flusher and readers.
+pub(crate) struct Levels {
+    format: RowFormat,
+    limits: MemTableConfig,
+    state: Mutex<State>,
+    /// Rung when something was frozen.
+    pub(crate) frozen_bell: Notify,
+}
+
+/// Where an entry that is applied comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This writer's log queue.
+    Landed,
+    /// The replay of a log that Fencepost wrote.
+    Replay,
+    /// The replay of entries that Lance stamped with a generation: they are published together, or the rest of them
+    /// would count as flushed (schedule 31).
+    ReplayOfLance,
+}
+
+/// One moment of a shard, newest first where there is an order.
+pub(crate) struct LevelsView {
+    pub(crate) memtables: Vec<MemTableSnapshot>,
+    pub(crate) sstables: Vec<SsTable>,
+}
+
+/// Sizes of the MemTables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemTableStats {
+    /// Generation of the active MemTable.
+    pub generation: Generation,
+    /// Its rows, older versions of a key included.
+    pub rows: usize,
+    /// Its batches.
+    pub batches: usize,
+    /// Bytes of its rows.
+    pub bytes: usize,
+    /// Bytes of its primary-key index.
+    pub index_bytes: usize,
+    /// MemTables that wait to be written or are being written.
+    pub frozen: usize,
+    /// Rows in them.
+    pub frozen_rows: usize,
+    /// The last log position that was applied.
+    pub applied: Position,
+}
+
+impl Levels {
+    pub(crate) fn new(
+        format: RowFormat,
+        limits: MemTableConfig,
+        generation: Generation,
+        sstables: Vec<SsTable>,
+        covered: Position,
+    ) -> Self {
+        let active = Arc::new(MemTable::new(Arc::clone(&format.storage), format.keys.clone(), generation));
+        let state = State {
+            active,
+            held: Held::default(),
+            applied: covered,
+            landed_batches: 0,
+            frozen: VecDeque::new(),
+            sstables,
+            covered,
+        };
+        Self { format, limits, state: Mutex::new(state), frozen_bell: Notify::new() }
+    }
+
+    /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
+    pub(crate) fn apply(
+        &self,
+        position: Position,
+        epoch: Epoch,
+        batches: &[RecordBatch],
+        held: Held,
+        origin: Origin,
+    ) -> Result<()> {
+        let may_freeze = origin != Origin::ReplayOfLance;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let batches = batches.iter().map(|b| self.format.from_log(b)).collect::<Result<Vec<_>>>()?;
+        let mut state = self.state.lock();
+        if may_freeze && !state.active.is_empty() && state.active.rows() + rows > self.limits.max_rows {
+            self.freeze(&mut state)?;
+        }
+        state.active.apply(position, epoch, &batches)?;
+        state.held.merge(held);
+        state.applied = position;
+        if origin == Origin::Landed {
+            state.landed_batches += batches.len() as u64;
+        }
+        let active = &state.active;
+        if may_freeze
+            && (active.rows() >= self.limits.max_rows
+                || active.batches() >= self.limits.max_batches
+                || active.bytes() >= self.limits.max_bytes)
+        {
+            self.freeze(&mut state)?;
+        }
+        Ok(())
+    }
+
+    /// After a replay: there is nothing up to here that was not applied.
+    pub(crate) fn caught_up_to(&self, position: Position) {
+        let mut state = self.state.lock();
+        state.applied = state.applied.max(position);
+    }
+
+    /// Freezes the active MemTable if it has rows. Returns the generation that must be published so that everything
+    /// applied so far is in SSTables, or `None` if everything is.
+    pub(crate) fn freeze_active(&self) -> Result<Option<Generation>> {
+        let mut state = self.state.lock();
+        if !state.active.is_empty() {
+            self.freeze(&mut state)?;
+        }
+        Ok(state.frozen.back().map(|frozen| frozen.memtable.generation()))
+    }
+
+    fn freeze(&self, state: &mut State) -> Result<()> {
+        let next = state.active.generation().next()?;
+        let fresh = Arc::new(MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), next));
+        let memtable = std::mem::replace(&mut state.active, fresh);
+        let held = std::mem::take(&mut state.held);
+        // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
+        state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
+        self.frozen_bell.notify_one();
+        Ok(())
+    }
+
+    /// The oldest frozen MemTable and what it covers.
+    pub(crate) fn oldest_frozen(&self) -> Option<(Arc<MemTable>, Position)> {
+        let state = self.state.lock();
+        state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), frozen.covers))
+    }
+
+    /// The oldest frozen MemTable was published: readers find it among the SSTables from now on.
+    pub(crate) fn published(&self, generation: Generation, sstables: Vec<SsTable>, covered: Position) {
+        let released = {
+            let mut state = self.state.lock();
+            state.sstables = sstables;
+            state.covered = state.covered.max(covered);
+            match state.frozen.front().is_some_and(|f| f.memtable.generation() == generation) {
+                true => state.frozen.pop_front(),
+                false => None,
+            }
+        };
+        drop(released.map(|frozen| frozen.held));
+    }
+
+    /// If nothing in memory has rows: the position up to which R may rise without an SSTable.
+    pub(crate) fn gap_without_rows(&self) -> Option<Position> {
+        let state = self.state.lock();
+        let empty = state.active.is_empty() && state.frozen.is_empty();
+        (empty && state.applied > state.covered).then_some(state.applied)
+    }
+
+    /// R rose without an SSTable.
+    pub(crate) fn covered_up_to(&self, position: Position) {
+        let mut state = self.state.lock();
+        state.covered = state.covered.max(position);
+    }
+
+    /// This moment. `pending` is asked for the batches that were accepted and have not landed, while nothing can
+    /// land; those come back as the newest MemTable.
+    pub(crate) fn view(&self, pending: impl FnOnce() -> (u64, Vec<RecordBatch>)) -> Result<LevelsView> {
+        let state = self.state.lock();
+        let mut memtables = Vec::new();
+        let (landed, batches) = pending();
+        let already = usize::try_from(state.landed_batches.saturating_sub(landed)).unwrap_or(usize::MAX);
+        let overlay = MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), Generation::ZERO);
+        for (n, batch) in (1..).zip(batches.iter().skip(already)) {
+            overlay.apply(Position::new(n), Epoch::ZERO, &[self.format.from_log(batch)?])?;
+        }
+        if !overlay.is_empty() {
+            memtables.push(overlay.snapshot());
+        }
+        memtables.push(state.active.snapshot());
+        memtables.extend(state.frozen.iter().rev().map(|frozen| frozen.memtable.snapshot()));
+        memtables.retain(|memtable| memtable.rows() > 0);
+        Ok(LevelsView { memtables, sstables: state.sstables.iter().rev().cloned().collect() })
+    }
+
+    pub(crate) fn stats(&self) -> MemTableStats {
+        let state = self.state.lock();
+        MemTableStats {
+            generation: state.active.generation(),
+            rows: state.active.rows(),
+            batches: state.active.batches(),
+            bytes: state.active.bytes(),
+            index_bytes: state.active.index_bytes(),
+            frozen: state.frozen.len(),
+            frozen_rows: state.frozen.iter().map(|frozen| frozen.memtable.rows()).sum(),
+            applied: state.applied,
+        }
+    }
+}
+
+/// Feeds the levels with what lands.
+pub(crate) struct Feed {
+    pub(crate) levels: Arc<Levels>,
+    pub(crate) epoch: Epoch,
+}
+
+impl Landed for Feed {
+    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String> {
+        self.levels
+            .apply(position, self.epoch, &batches, held, Origin::Landed)
+            .map_err(|e| format!("entry {position} landed but cannot be applied to the MemTable: {e}"))
+    }
+}

@@ -1,0 +1,286 @@
+//! The writer of one shard: rows become durable in its log, are applied to its MemTable when they have landed, and
+//! are flushed to SSTables in the background.
+
+mod flush;
+mod levels;
+mod stats;
+mod table;
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use datafusion::execution::SendableRecordBatchStream;
+use fencepost_wal::{Epoch, Opened, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::base::BaseTable;
+use crate::config::{MemTableConfig, WriterConfig};
+use crate::error::{Error, Result};
+use crate::read::{ShardView, Snapshot};
+use crate::rows::RowFormat;
+use flush::{Flusher, Progress};
+use levels::{Feed, Levels, Origin};
+
+pub use levels::MemTableStats;
+pub use stats::WriterStats;
+pub use table::TableWriter;
+
+/// Writes to one shard. Only one writer of a shard can acknowledge anything: opening it takes the shard over.
+///
+/// Rows of one key follow the order in which the futures of their puts and deletes were first polled. Dropping the
+/// writer without [`close`](Self::close) is like a crash: nothing acknowledged is lost.
+#[derive(Debug)]
+pub struct ShardWriter {
+    shard: Shard,
+    base: BaseTable,
+    format: RowFormat,
+    durable: bool,
+    wal: Arc<WalWriter>,
+    memory: Option<Memory>,
+}
+
+/// What a writer with a MemTable has and a WAL-only one has not.
+struct Memory {
+    levels: Arc<Levels>,
+    flusher: Arc<Flusher>,
+    max_rows: usize,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").field("stats", &self.levels.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ShardWriter {
+    /// Takes the shard over, replays its log, and starts to write.
+    pub(crate) async fn open(base: BaseTable, shard: Shard, config: WriterConfig) -> Result<Self> {
+        config.validate()?;
+        let format = RowFormat::of(&base)?;
+        let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
+        let WriterConfig { durable, wal, memtable, .. } = config;
+        let (wal, memory) = match memtable {
+            Some(memtable) => {
+                let (wal, memory) = Memory::open(&base, &format, tenure, replay, wal, memtable).await?;
+                (wal, Some(memory))
+            }
+            None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
+        };
+        Ok(Self { shard, base, format, durable, wal, memory })
+    }
+
+    /// The shard.
+    pub fn shard_id(&self) -> ShardId {
+        self.shard.id()
+    }
+
+    /// The writer epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.tenure().epoch()
+    }
+
+    fn tenure(&self) -> &Tenure {
+        self.wal.tenure()
+    }
+
+    /// Inserts rows, or replaces the rows of the same keys. Durable when it returns, unless the writer was opened
+    /// with `durable: false`.
+    ///
+    /// A batch larger than one WAL entry is spread over several: if the process dies before this returns, some of
+    /// its rows may be in the table and others not.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] and [`Error::TooLarge`] change nothing. Errors of the log say in
+    /// [`Error::outcome`] what is true of the rows.
+    pub async fn put(&self, batch: RecordBatch) -> Result<()> {
+        let checked = self.format.check_put(&batch)?;
+        match &self.memory {
+            Some(memory) => self.append(self.format.to_storage(&checked)?, memory.max_rows).await,
+            None => self.append(checked, usize::MAX).await,
+        }
+    }
+
+    /// Deletes the rows of these keys, given as a batch of the primary-key columns. Keys without a row are allowed.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); [`Error::NotSupported`] without a primary key, and in WAL-only mode, whose log holds
+    /// rows only.
+    pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
+        let memory = self.memory("delete")?;
+        let tombstones = self.format.tombstones(&keys)?;
+        self.append(tombstones, memory.max_rows).await
+    }
+
+    async fn append(&self, batch: RecordBatch, max_rows: usize) -> Result<()> {
+        let rows = batch.num_rows();
+        let mut waiting = Vec::new();
+        let mut start = 0;
+        // At most a MemTable's worth of rows in one entry. No await before the last piece is queued, as long as
+        // there is memory: that is what makes the order of puts the order of their first polls.
+        while start < rows {
+            let piece = batch.slice(start, max_rows.min(rows - start));
+            start += piece.num_rows();
+            let accepted = match self.durable {
+                true => self.wal.append_urgent(piece).await,
+                false => self.wal.append_no_wait(piece).await,
+            };
+            waiting.push(accepted?);
+        }
+        if self.durable {
+            for durability in waiting {
+                durability.await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every row accepted so far is durable and, with a MemTable, in an SSTable. Afterwards R is at the
+    /// end of the log.
+    ///
+    /// # Errors
+    /// [`Error::FlushFailed`] if SSTables cannot be written; the rows are safe in the log and the writer goes on
+    /// trying. Errors of the log as for [`put`](Self::put).
+    pub async fn flush(&self) -> Result<()> {
+        self.wal.flush().await?;
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        if let Some(generation) = memory.levels.freeze_active()? {
+            memory.flusher.wait_for(generation).await?;
+        }
+        // Sentinels and dead entries count too: no gap is left between R and the end of the log.
+        if let Some(position) = memory.levels.gap_without_rows() {
+            self.tenure().publish(None, position).await?;
+            memory.levels.covered_up_to(position);
+        }
+        Ok(())
+    }
+
+    /// Flushes and ends the tenure cleanly. In WAL-only mode the log stays as it is, for its consumer.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); what could not be flushed is replayed by the next writer.
+    pub async fn close(self) -> Result<()> {
+        let flushed = self.flush().await;
+        let closed = self.wal.close().await;
+        flushed?;
+        Ok(closed?)
+    }
+
+    /// The rows of this shard that are not merged into the base table yet: one row per key, newest first wins,
+    /// deletions applied.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
+    pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
+        let view = self.view()?;
+        Snapshot::of_shard(self.base.clone(), self.format.clone(), view).scan()
+    }
+
+    /// What readers see of this shard now.
+    pub(crate) fn view(&self) -> Result<ShardView> {
+        let memory = self.memory("reading through the writer")?;
+        // A poisoned writer does not serve reads: it no longer knows what is true.
+        self.tenure().check()?;
+        let pending = || match self.durable {
+            true => (u64::MAX, Vec::new()),
+            false => self.wal.pending(),
+        };
+        let view = memory.levels.view(pending)?;
+        Ok(ShardView { shard: self.shard.id(), memtables: view.memtables, sstables: view.sstables })
+    }
+
+    /// Declares the log entries at or below a position consumed. For WAL-only writers; with a MemTable the flusher
+    /// does it.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] with a MemTable; errors of [`Tenure::truncate`].
+    pub async fn truncate(&self, position: fencepost_wal::Position) -> Result<()> {
+        if self.memory.is_some() {
+            return Err(Error::NotSupported(
+                "the log of a writer with a MemTable is truncated by flushing; call `flush`".into(),
+            ));
+        }
+        self.wal.truncate(position).await?;
+        Ok(())
+    }
+
+    /// Counters of this writer.
+    pub fn stats(&self) -> WriterStats {
+        let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
+        WriterStats::new(self.wal.stats(), progress)
+    }
+
+    /// Sizes of the MemTables.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode.
+    pub fn memtable_stats(&self) -> Result<MemTableStats> {
+        Ok(self.memory("memtable_stats")?.levels.stats())
+    }
+
+    fn memory(&self, what: &str) -> Result<&Memory> {
+        self.memory.as_ref().ok_or_else(|| {
+            Error::NotSupported(format!("{what} needs a MemTable, and this writer was opened in WAL-only mode"))
+        })
+    }
+}
+
+impl Memory {
+    async fn open(
+        base: &BaseTable,
+        format: &RowFormat,
+        tenure: Tenure,
+        replay: Replay,
+        wal: fencepost_wal::WalConfig,
+        config: MemTableConfig,
+    ) -> Result<(Arc<WalWriter>, Self)> {
+        let manifest = tenure.manifest().await;
+        let levels = Arc::new(Levels::new(
+            format.clone(),
+            config.clone(),
+            manifest.current_generation,
+            manifest.sstables,
+            replay.replay_after(),
+        ));
+        let feed = Feed { levels: Arc::clone(&levels), epoch: tenure.epoch() };
+        let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
+        let max_rows = config.max_rows;
+        let flusher = Arc::new(Flusher {
+            base: base.clone(),
+            tenure: tenure.clone(),
+            levels: Arc::clone(&levels),
+            config,
+            progress: watch::Sender::new(Progress::default()),
+        });
+        replay_into(&levels, &flusher, &wal, replay).await?;
+        levels.caught_up_to(tenure.sentinel());
+        let task = tokio::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
+        Ok((wal, Self { levels, flusher, max_rows, task }))
+    }
+}
+
+/// Rebuilds the MemTable from the log. Whatever reaches the limits is flushed on the way, so that a log written with
+/// larger limits opens in the memory that these allow (schedule 18).
+async fn replay_into(levels: &Levels, flusher: &Flusher, wal: &WalWriter, mut replay: Replay) -> Result<()> {
+    while let Some(entry) = replay.next().await? {
+        let bytes = entry.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let origin = match entry.generation {
+            None => Origin::Replay,
+            Some(_) => Origin::ReplayOfLance,
+        };
+        levels.apply(entry.position, entry.writer_epoch, &entry.batches, wal.hold(bytes), origin)?;
+        while levels.oldest_frozen().is_some() {
+            flusher.flush_oldest().await?;
+        }
+    }
+    Ok(())
+}

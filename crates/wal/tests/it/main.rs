@@ -1,0 +1,16 @@
+//! The log against stores with the habits of real ones. One binary; a module is one topic.
+//!
+//! "Process" in these tests means one [`support::Process`]: a view of a shared bucket with faults of its own. Time is
+//! paused wherever a test runs in memory, so that backoffs and intervals cost nothing and order is the same each run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod answers;
+mod damage;
+mod fencing;
+mod manifest;
+mod random;
+mod schedules;
+mod support;
+mod tailer;
+mod writer;

@@ -1,0 +1,224 @@
+//! A bucket, processes that share it, rows, and looks at what is really there.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use fencepost_sim::{FaultStore, Op};
+use fencepost_wal::{
+    EntryKind, ManifestStore, ManifestVersion, OpenOptions, Position, Replay, Result, RetryPolicy, Shard, ShardId,
+    ShardManifest, Store, WalAppender, WalConfig, WalEntry, WalTailer, WalWriter,
+};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+/// A store in memory, and one shard in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    inner: Arc<dyn ObjectStore>,
+    id: ShardId,
+}
+
+/// One process's view of a bucket: its own faults, its own record of requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pub(crate) faults: FaultStore,
+    pub(crate) shard: Shard,
+}
+
+/// A bucket with a fresh shard that nobody has written to.
+pub(crate) async fn bucket() -> Bucket {
+    let bucket = Bucket { inner: Arc::new(InMemory::new()), id: ShardId::new_random() };
+    bucket.create_shard().await;
+    bucket
+}
+
+impl Bucket {
+    async fn create_shard(&self) {
+        let first = ShardManifest::first(self.id, 0, vec![]);
+        ManifestStore::new(self.shard()).initialize(first).await.unwrap();
+    }
+
+    /// The shard without any faults in between.
+    pub(crate) fn shard(&self) -> Shard {
+        Shard::new(memory_store(Arc::clone(&self.inner)), self.id)
+    }
+
+    /// A process that has no faults yet.
+    pub(crate) fn process(&self) -> Process {
+        self.process_with(RetryPolicy::default())
+    }
+
+    /// A process that may stall for hours without any request of its own timing out.
+    pub(crate) fn patient(&self) -> Process {
+        self.process_with(RetryPolicy { attempt_timeout: Duration::from_secs(100_000_000), ..RetryPolicy::default() })
+    }
+
+    /// A process whose requests are tried `attempts` times.
+    pub(crate) fn attempts(&self, attempts: usize) -> Process {
+        self.process_with(RetryPolicy { max_attempts: attempts, ..RetryPolicy::default() })
+    }
+
+    fn process_with(&self, retry: RetryPolicy) -> Process {
+        let faults = FaultStore::new(Arc::clone(&self.inner));
+        let store = memory_store(faults.store()).with_retry(retry);
+        Process { shard: Shard::new(store, self.id), faults }
+    }
+
+    pub(crate) fn entry_path(&self, position: u64) -> Path {
+        self.shard().entry_path(Position::new(position))
+    }
+
+    pub(crate) fn manifest_path(&self, version: u64) -> Path {
+        self.shard().manifest_path(ManifestVersion::new(version))
+    }
+
+    /// The bytes of an object; `None` if it is not there.
+    pub(crate) async fn read(&self, path: &Path) -> Option<Bytes> {
+        Some(self.inner.get(path).await.ok()?.bytes().await.unwrap())
+    }
+
+    pub(crate) async fn write(&self, path: &Path, bytes: Bytes) {
+        self.inner.put(path, bytes.into()).await.unwrap();
+    }
+
+    pub(crate) async fn delete(&self, path: &Path) {
+        self.inner.delete(path).await.unwrap();
+    }
+
+    /// What garbage collection may delete: entries below R that are neither fences nor the last ones seen.
+    pub(crate) async fn collect_garbage(&self) {
+        let manifest = self.manifest().await;
+        for position in 1..manifest.replay_after.get() {
+            let fenced = manifest.fences().iter().any(|f| f.position.get() == position);
+            if !fenced && position != manifest.last_seen.get() {
+                self.delete_if_there(&self.entry_path(position)).await;
+            }
+        }
+    }
+
+    /// Deletes all manifests older than `keep_from`, oldest first.
+    pub(crate) async fn prune_below(&self, keep_from: u64) {
+        for version in 1..keep_from {
+            self.delete_if_there(&self.manifest_path(version)).await;
+        }
+    }
+
+    async fn delete_if_there(&self, path: &Path) {
+        match self.inner.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Puts a copy of the entry at `from` to `to`, as a request that was under way for long would.
+    pub(crate) async fn copy_entry(&self, from: u64, to: u64) {
+        let bytes = self.read(&self.entry_path(from)).await.unwrap();
+        self.write(&self.entry_path(to), bytes).await;
+    }
+
+    pub(crate) async fn manifest(&self) -> ShardManifest {
+        ManifestStore::new(self.shard()).latest_existing().await.unwrap()
+    }
+
+    pub(crate) async fn fences(&self) -> Vec<(u64, u64)> {
+        self.manifest().await.fences().iter().map(|f| (f.position.get(), f.epoch.get())).collect()
+    }
+
+    /// The log above R up to the first absent position: position, epoch, kind, rows.
+    pub(crate) async fn log(&self) -> Vec<(u64, u64, EntryKind, Vec<i64>)> {
+        let mut tailer = WalTailer::new(self.shard());
+        let mut found = Vec::new();
+        while let Some((kind, entry)) = tailer.next_any().await.unwrap() {
+            found.push((entry.position.get(), entry.writer_epoch.get(), kind, ids_of(&entry)));
+        }
+        found
+    }
+
+    /// The live rows above R, in order.
+    pub(crate) async fn rows(&self) -> Vec<i64> {
+        self.log().await.into_iter().filter(|(_, _, kind, _)| *kind == EntryKind::Rows).flat_map(|e| e.3).collect()
+    }
+}
+
+impl Process {
+    pub(crate) async fn open(&self) -> Result<(WalAppender, Replay)> {
+        WalAppender::open(&self.shard, &OpenOptions::default()).await
+    }
+
+    /// Takes the shard over; the replay is read to its end.
+    pub(crate) async fn appender(&self) -> WalAppender {
+        self.open().await.unwrap().0
+    }
+
+    pub(crate) async fn writer(&self, config: WalConfig) -> WalWriter {
+        let (writer, _) = WalWriter::open(&self.shard, schema(), config, &OpenOptions::default()).await.unwrap();
+        writer
+    }
+
+    /// Requests of one kind in the record.
+    pub(crate) fn requests(&self, op: Op, part: &str) -> usize {
+        self.faults.log().iter().filter(|r| r.op == op && r.path.contains(part)).count()
+    }
+}
+
+/// A table root in `inner`, under a name that many tests may share: their inner stores differ.
+pub(crate) fn memory_store(inner: Arc<dyn ObjectStore>) -> Store {
+    Store::from_parts(Url::parse("memory://tests/t").unwrap(), inner, Path::from("t"))
+}
+
+pub(crate) fn schema() -> SchemaRef {
+    batch([]).schema()
+}
+
+pub(crate) fn batch(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
+    let ids: ArrayRef = Arc::new(ids.into_iter().collect::<Int64Array>());
+    RecordBatch::try_from_iter_with_nullable([("id", ids, false)]).unwrap()
+}
+
+pub(crate) fn ids_of_batch(batch: &RecordBatch) -> Vec<i64> {
+    batch.column(0).as_primitive::<Int64Type>().values().to_vec()
+}
+
+pub(crate) fn ids_of(entry: &WalEntry) -> Vec<i64> {
+    entry.batches.iter().flat_map(ids_of_batch).collect()
+}
+
+/// Reads a replay to its end.
+pub(crate) async fn replayed(mut replay: Replay) -> Vec<i64> {
+    let mut ids = Vec::new();
+    while let Some(entry) = replay.next().await.unwrap() {
+        ids.extend(ids_of(&entry));
+    }
+    ids
+}
+
+pub(crate) async fn append(appender: &mut WalAppender, ids: impl IntoIterator<Item = i64>) -> Result<Position> {
+    appender.append(&schema(), &[batch(ids)]).await
+}
+
+/// Polls a future once, and panics if it is done.
+pub(crate) async fn must_wait<F: Future>(future: &mut Pin<Box<F>>)
+where
+    F::Output: std::fmt::Debug,
+{
+    match futures::poll!(future.as_mut()) {
+        std::task::Poll::Pending => {}
+        std::task::Poll::Ready(answer) => panic!("expected to wait, got {answer:?}"),
+    }
+}
+
+/// Lets every other task run until all of them wait.
+pub(crate) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
