@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -109,7 +108,8 @@ impl Store {
         Ok(Self { inner, root, local: parsed.scheme() == "file", url: parsed, retry: RetryPolicy::default() })
     }
 
-    /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`.
+    /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`. With
+    /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
         Self { inner, root, local: url.scheme() == "file", url, retry: RetryPolicy::default() }
     }
@@ -181,7 +181,11 @@ impl Store {
         if !self.local {
             return Ok(());
         }
-        let file = PathBuf::from(format!("/{path}"));
+        let file = LocalFileSystem::new().path_to_filesystem(path).map_err(|source| Error::Store {
+            operation: "fsync",
+            object: path.to_string(),
+            source: Arc::new(source),
+        })?;
         let synced = tokio::task::spawn_blocking(move || {
             std::fs::File::open(&file)?.sync_all()?;
             match file.parent() {

@@ -4,6 +4,8 @@
 use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
@@ -25,6 +27,8 @@ struct Shared {
     sentinel: Position,
     liveness: Liveness,
     state: Mutex<State>,
+    /// Turns true when the tenure stops.
+    stopped: watch::Sender<bool>,
     /// One commit of this tenure at a time: each derives from the one before.
     committing: tokio::sync::Mutex<HeldManifest>,
 }
@@ -46,7 +50,9 @@ impl Tenure {
         let manifests = ManifestStore::new(shard.clone());
         let state = Mutex::new(State { acknowledged: sentinel, stopped: None });
         let committing = tokio::sync::Mutex::new(record);
-        Self { shared: Arc::new(Shared { shard, manifests, identity, sentinel, liveness, state, committing }) }
+        let stopped = watch::Sender::new(false);
+        let shared = Shared { shard, manifests, identity, sentinel, liveness, state, stopped, committing };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The shard.
@@ -101,6 +107,15 @@ impl Tenure {
             tracing::warn!(shard = %self.shared.shard.id(), epoch = %self.epoch(), %error, "the writer stopped");
             state.stopped = Some(error);
         }
+        drop(state);
+        self.shared.stopped.send_replace(true);
+    }
+
+    /// Resolves when the tenure has been fenced, poisoned or closed.
+    pub async fn stopped(&self) {
+        let mut stopped = self.shared.stopped.subscribe();
+        // The sender lives as long as `self`.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 
     /// Stops the tenure because it met a state that it cannot answer for, and returns the error to answer with.

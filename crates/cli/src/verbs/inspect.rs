@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::args::{InspectArgs, Output};
 use crate::error::Result;
-use crate::output::{count, plural};
+use crate::output::plural;
 use crate::{output, table};
 
 /// Prints the state.
@@ -35,6 +35,7 @@ fn to_json(inspection: &Inspection) -> Value {
                 "writer_epoch": shard.writer_epoch,
                 "replay_after": shard.replay_after,
                 "tail": shard.tail,
+                "rows_in_log": shard.rows_in_log,
                 "current_generation": shard.current_generation,
                 "sstables": sstables,
                 "fences": fences,
@@ -50,19 +51,19 @@ fn to_json(inspection: &Inspection) -> Value {
 fn to_text(inspection: &Inspection) -> String {
     let mut lines = Vec::new();
     for shard in &inspection.shards {
-        let waiting = shard.tail.saturating_sub(shard.replay_after);
         lines.push(format!("shard {}", shard.shard_id));
         lines.push(format!(
-            "  writer epoch {}, log {}..{} ({} to replay), generation {}, {}",
+            "  writer epoch {}, log {}..{} with {}, generation {}, {}",
             shard.writer_epoch,
             shard.replay_after,
             shard.tail,
-            plural(waiting, "position"),
+            plural(shard.rows_in_log, "row"),
             shard.current_generation,
             plural(shard.fences.len() as u64, "fence"),
         ));
         for sstable in &shard.sstables {
-            lines.push(format!("  SSTable {} ({} rows): {}", sstable.generation, count(sstable.rows), sstable.path));
+            let rows = sstable.rows.map_or_else(|| "rows not counted".to_string(), |n| plural(n, "row"));
+            lines.push(format!("  SSTable {} ({rows}): {}", sstable.generation, sstable.path));
         }
     }
     let base = &inspection.base;

@@ -51,12 +51,13 @@ impl Flusher {
         while self.tenure.check().is_ok() {
             if self.levels.oldest_frozen().is_none() {
                 // Appends wait for memory that only a flush gives back.
-                if wal.is_waiting_for_memory() && !matches!(self.levels.freeze_active(), Ok(None)) {
+                if wal.is_waiting_for_memory() && matches!(self.levels.freeze_active(), Ok(Some(_))) {
                     continue;
                 }
                 tokio::select! {
                     () = self.levels.frozen_bell.notified() => {}
                     () = wal.memory_wanted() => {}
+                    () = self.tenure.stopped() => {}
                 }
                 continue;
             }

@@ -85,6 +85,7 @@ impl Flusher {
                     tokio::task::yield_now().await;
                 }
                 () = sleep_until(due) => {}
+                () = self.tenure.stopped() => {}
             }
         }
     }
@@ -95,7 +96,8 @@ impl Flusher {
         let Some(lowest) = self.window.front() else {
             return true;
         };
-        let width = match in_serial_zone(&self.tenure, self.next) {
+        // The zone of the lowest one: a straggler on its position moves it to the next, which must still be free.
+        let width = match in_serial_zone(&self.tenure, lowest.position) {
             true => 1,
             false => self.queue.config.max_in_flight as u64,
         };

@@ -1,0 +1,536 @@
+//! Schedules of protocol section 13, by number: each breaks a design that is weaker in one point.
+
+use fencepost_sim::{Fault, Op, Outcome as Answer};
+use fencepost_wal::{
+    EntryKind, Epoch, Error, Generation, ManifestStore, OpenOptions, Outcome, Position, Shard, ShardId, ShardManifest,
+    SsTable, Store, WalAppender, WalConfig,
+};
+
+use crate::support::{Bucket, append, batch, bucket, ids_of, must_wait, replayed, settle};
+
+fn wide() -> WalConfig {
+    WalConfig { max_in_flight: 4, ..WalConfig::default() }
+}
+
+/// Commits until the newest manifest is at least version `version`; the shard's owner is a new one then.
+async fn go_on_to_version(bucket: &Bucket, version: u64) -> WalAppender {
+    loop {
+        let appender = bucket.process().appender().await;
+        if bucket.manifest().await.version.get() >= version {
+            return appender;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_01_a_put_that_was_stalled_over_takeover_flush_and_gc_is_fenced() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let mut w1 = process.appender().await;
+    append(&mut w1, [1]).await.unwrap();
+    let gate = process.faults.on(Op::Create).path_contains("/wal/").stall();
+    let stalled = tokio::spawn(async move { append(&mut w1, [99]).await });
+    gate.reached().await;
+
+    let mut w2 = bucket.process().appender().await;
+    let last = append(&mut w2, [2]).await.unwrap();
+    w2.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.entry_path(2)).await.is_none(), "the row's entry was collected");
+
+    gate.release();
+    let error = stalled.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotWritten);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_02_a_sentinel_put_into_a_hole_that_gc_made_gives_no_right_to_write() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    append(&mut w1, [1]).await.unwrap();
+
+    // W2 claims, reads up to position 3 and stalls before its sentinel there.
+    let process = bucket.patient();
+    let gate = process.faults.on(Op::Create).path_contains("/wal/").stall();
+    let w2 = tokio::spawn({
+        let process = process.clone();
+        async move { process.open().await }
+    });
+    gate.reached().await;
+
+    // W1 lands there, W3 takes over behind it, everything is flushed and collected.
+    assert_eq!(append(&mut w1, [2]).await.unwrap(), Position::new(3));
+    let mut w3 = bucket.process().appender().await;
+    let last = append(&mut w3, [3]).await.unwrap();
+    w3.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.entry_path(3)).await.is_none());
+
+    gate.release();
+    let error = w2.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Fenced { epoch, by, .. } if (epoch.get(), by.get()) == (2, 3)), "{error}");
+    assert!(bucket.read(&bucket.entry_path(3)).await.is_some(), "its sentinel did go into the hole");
+    append(&mut w3, [4]).await.unwrap();
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_03_lost_ack_is_not_a_duplicate_and_no_false_death() {
+    for fault in [Fault::LostAckAsExists, Fault::LostAck] {
+        let bucket = bucket().await;
+        let process = bucket.process();
+        let mut w1 = process.appender().await;
+        process.faults.on(Op::Create).path_contains("/wal/").times(3).then(fault);
+        for id in 1..=5 {
+            append(&mut w1, [id]).await.unwrap();
+        }
+        assert_eq!(bucket.rows().await, [1, 2, 3, 4, 5]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_04_a_409_with_nothing_landed_neither_fences_nor_leaves_a_hole() {
+    let bucket = bucket().await;
+    let process = bucket.process();
+    let mut w1 = process.appender().await;
+    process.faults.on(Op::Create).path_contains("/wal/").nth(2).times(3).then(Fault::Conflict409);
+    for id in 1..=5 {
+        assert_eq!(append(&mut w1, [id]).await.unwrap().get(), id as u64 + 1);
+    }
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [1, 2, 3, 4, 5]);
+}
+
+/// Leaves a shard whose writer died with four PUTs under way: `lands` says which of them landed. Returns the position
+/// of the first. The rows 1, 2, … up to there were acknowledged; 101 to 104 were not.
+async fn die_with_four_in_flight(bucket: &Bucket, lands: [bool; 4]) -> (u64, crate::support::Process) {
+    let process = bucket.process();
+    let writer = process.writer(wide()).await;
+    for id in 1..=33 {
+        writer.append(batch([id])).await.unwrap();
+    }
+    let first = writer.stats().next_position.get();
+    process.faults.on(Op::Create).path_contains("/wal/").times(4).then(Fault::InFlight);
+    for id in 101..=104 {
+        drop(writer.append_no_wait(batch([id])).await.unwrap());
+        // Each on its own: a non-durable append would wait for company.
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    }
+    assert_eq!(process.faults.late().len(), 4);
+    for (n, lands) in (0..).zip(lands) {
+        if lands {
+            let path = bucket.entry_path(first + n).to_string();
+            let landed = process.faults.land_late_where(|p| p == path).await;
+            assert_eq!(landed[0].outcome, Answer::Ok);
+        }
+    }
+    drop(writer);
+    settle().await;
+    (first, process)
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_05_the_successors_log_stops_before_a_put_that_never_landed() {
+    let bucket = bucket().await;
+    let (first, _) = die_with_four_in_flight(&bucket, [true, false, true, true]).await;
+    let (mut w2, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(w2.tenure().sentinel(), Position::new(first + 1));
+    let expected: Vec<i64> = (1..=33).chain([101]).collect();
+    assert_eq!(replayed(replay).await, expected);
+    // Its own entries go around the stragglers, and the next reader sees it the same way.
+    assert_eq!(append(&mut w2, [200]).await.unwrap(), Position::new(first + 4));
+    let expected: Vec<i64> = expected.into_iter().chain([200]).collect();
+    assert_eq!(bucket.rows().await, expected);
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_06_a_straggler_lands_where_the_successors_successor_is_about_to_write() {
+    let bucket = bucket().await;
+    let (first, w1) = die_with_four_in_flight(&bucket, [false; 4]).await;
+    let w2 = bucket.process().appender().await;
+    assert_eq!(w2.tenure().sentinel(), Position::new(first));
+    let mut w3 = bucket.process().appender().await;
+    assert_eq!(w3.tenure().sentinel(), Position::new(first + 1));
+    let landed = w1.faults.land_late().await;
+    assert_eq!(landed.iter().filter(|put| put.outcome == Answer::Ok).count(), 2);
+    assert_eq!(append(&mut w3, [300]).await.unwrap(), Position::new(first + 4));
+    let expected: Vec<i64> = (1..=33).chain([300]).collect();
+    assert_eq!(bucket.rows().await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_07_a_commit_under_a_pruned_name_is_not_believed() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let mut w1 = process.appender().await;
+    let position = append(&mut w1, [1]).await.unwrap();
+    let gate = process.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let stalled = tokio::spawn(async move {
+        let answer = w1.truncate(position).await;
+        (w1, answer)
+    });
+    gate.reached().await;
+    let stalled_version = bucket.manifest().await.version.get() + 1;
+
+    let _owner = go_on_to_version(&bucket, stalled_version + 20).await;
+    let newest = bucket.manifest().await;
+    bucket.prune_below(newest.version.get() - 15).await;
+
+    gate.release();
+    let (mut w1, answer) = stalled.await.unwrap();
+    let error = answer.unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+    assert!(matches!(append(&mut w1, [2]).await, Err(Error::Poisoned { .. })));
+    // The name came back, and changed nothing: the newest manifest is the truth, and its rows are all there.
+    assert!(bucket.read(&bucket.manifest_path(stalled_version)).await.is_some());
+    assert_eq!(bucket.manifest().await, newest);
+    assert_eq!(bucket.rows().await, [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_08_a_commit_whose_answer_was_lost_is_not_applied_twice() {
+    for fault in [Fault::LostAckAsExists, Fault::LostAck] {
+        let bucket = bucket().await;
+        let process = bucket.process();
+        let mut w1 = process.appender().await;
+        let position = append(&mut w1, [1]).await.unwrap();
+        let rule = process.faults.on(Op::Create).path_contains("/manifest/").then(fault);
+        let before = bucket.manifest().await;
+        let sstable = SsTable::new(Generation::new(1), "0badcafe_gen_1".into());
+        let committed = w1.tenure().publish(Some(sstable), position).await.unwrap();
+        assert_eq!(rule.fired(), 1);
+        assert_eq!(committed.sstables.len(), 1);
+        assert_eq!(committed.current_generation, Generation::new(2));
+        assert_eq!(committed.version.get(), before.version.get() + 1);
+        assert_eq!(bucket.manifest().await, committed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_11_nothing_is_published_ahead_of_the_log() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    let last = append(&mut w1, [1]).await.unwrap();
+    let ahead = last.next().unwrap();
+    let sstable = SsTable::new(Generation::new(1), "0badcafe_gen_1".into());
+    let error = w1.tenure().publish(Some(sstable), ahead).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+    assert!(matches!(w1.truncate(ahead).await, Err(Error::InvalidArgument(_))));
+    assert!(bucket.manifest().await.sstables.is_empty());
+}
+
+#[tokio::test]
+async fn schedule_12_a_torn_file_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let shard = Shard::new(store, ShardId::new_random());
+    ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await.unwrap();
+    let (mut w1, _) = WalAppender::open(&shard, &OpenOptions::default()).await.unwrap();
+    let mut positions = Vec::new();
+    for id in 1..=3 {
+        positions.push(append(&mut w1, [id]).await.unwrap());
+    }
+    let file = format!("/{}", shard.entry_path(positions[1]));
+    let whole = std::fs::metadata(&file).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(whole / 2).unwrap();
+
+    let error = WalAppender::open(&shard, &OpenOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(shard.entry_path(positions[1]).as_ref()), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_13_a_sentinel_that_nobody_recorded_still_fences() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let mut w1 = process.appender().await;
+    append(&mut w1, [1]).await.unwrap();
+    let gate = process.faults.on(Op::Create).path_contains("/wal/").stall();
+    let stalled = tokio::spawn(async move { append(&mut w1, [99]).await });
+    gate.reached().await;
+
+    // W2 puts its sentinel at 3 and dies before its record.
+    let dying = bucket.patient();
+    let at_record = dying.faults.on(Op::Create).path_contains("/manifest/").nth(2).stall();
+    let w2 = tokio::spawn({
+        let dying = dying.clone();
+        async move { dying.open().await.map(|_| ()) }
+    });
+    at_record.reached().await;
+    w2.abort();
+    assert!(w2.await.unwrap_err().is_cancelled());
+
+    let mut w3 = bucket.process().appender().await;
+    assert_eq!(w3.tenure().sentinel(), Position::new(4));
+    let last = append(&mut w3, [3]).await.unwrap();
+    w3.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+
+    gate.release();
+    let error = stalled.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Fenced { by, .. } if by.get() == 2), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_14_a_dead_entry_on_a_stalled_writers_next_position_stays() {
+    let bucket = bucket().await;
+    let (first, _) = die_with_four_in_flight(&bucket, [false, true, false, false]).await;
+    let process = bucket.patient();
+    let mut w2 = process.appender().await;
+    assert_eq!(w2.next_position(), Position::new(first + 1));
+    let gate = process.faults.on(Op::Create).path_contains("/wal/").stall();
+    let stalled = tokio::spawn(async move { append(&mut w2, [99]).await });
+    gate.reached().await;
+
+    let mut w3 = bucket.process().appender().await;
+    assert_eq!(w3.tenure().sentinel(), Position::new(first + 2));
+    let last = append(&mut w3, [3]).await.unwrap();
+    w3.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.entry_path(first + 1)).await.is_some(), "the dead entry is a fence");
+
+    gate.release();
+    let error = stalled.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Fenced { by, .. } if by.get() == 3), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_15_a_hanging_put_holds_the_window_by_distance() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let writer = process.writer(wide()).await;
+    for id in 1..=33 {
+        writer.append(batch([id])).await.unwrap();
+    }
+    let first = writer.stats().next_position.get();
+    process.faults.clear_log();
+    process.faults.on(Op::Create).path_contains("/wal/").then(Fault::InFlight);
+    let mut appends: Vec<_> = (101..=120).map(|id| Box::pin(writer.append(batch([id])))).collect();
+    for append in &mut appends {
+        must_wait(append).await;
+        settle().await;
+    }
+    let sent: Vec<String> = process.faults.log().iter().map(|r| r.path.clone()).collect();
+    let expected: Vec<String> = (first..first + 4).map(|p| bucket.entry_path(p).to_string()).collect();
+    assert_eq!(sent, expected, "not one position further, however many have landed");
+    process.faults.land_late().await;
+    for (id, append) in (101..).zip(appends) {
+        append.await.unwrap_or_else(|error| panic!("{id}: {error}"));
+    }
+    assert_eq!(bucket.rows().await, (1..=33).chain(101..=120).collect::<Vec<_>>());
+}
+
+/// A commit that stalls between its create and its lineage check, while others go on to `versions` more; `pruned`
+/// says whether its predecessor is gone by then.
+async fn stalled_before_the_lineage_check(versions: u64, pruned: bool) {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let mut w1 = process.appender().await;
+    let position = append(&mut w1, [1]).await.unwrap();
+    append(&mut w1, [2]).await.unwrap();
+    let gate = process.faults.on(Op::List).path_contains("/manifest").stall();
+    let stalled = tokio::spawn(async move {
+        let answer = w1.truncate(position).await;
+        (w1, answer)
+    });
+    gate.reached().await;
+    let landed = bucket.manifest().await;
+    assert_eq!(landed.replay_after, position, "it is there, its committer does not know");
+
+    let _owner = go_on_to_version(&bucket, landed.version.get() + versions).await;
+    let newest = bucket.manifest().await;
+    if pruned {
+        bucket.prune_below(newest.version.get() - 15).await;
+    }
+    let objects = |bucket: Bucket| async move {
+        let mut there = Vec::new();
+        for version in 1..=newest.version.get() + 1 {
+            there.push(bucket.read(&bucket.manifest_path(version)).await);
+        }
+        there
+    };
+    let before = objects(bucket.clone()).await;
+    gate.release();
+    let (mut w1, answer) = stalled.await.unwrap();
+    assert_eq!(objects(bucket.clone()).await, before, "nothing is deleted and nothing is run again");
+    match pruned {
+        true => {
+            let error = answer.unwrap_err();
+            assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+            assert!(matches!(append(&mut w1, [3]).await, Err(Error::Poisoned { .. })));
+        }
+        false => assert_eq!(answer.unwrap(), landed, "the newest leads back to it"),
+    }
+    assert_eq!(bucket.rows().await, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_16_a_committer_that_stalls_before_its_lineage_check_touches_nothing() {
+    stalled_before_the_lineage_check(20, true).await;
+    stalled_before_the_lineage_check(10, false).await;
+}
+
+/// X derives a claim from version v and stalls; W claims and goes on; the old versions are pruned; v comes back; X's
+/// claim lands on a forgotten name, and its predecessor stands.
+async fn false_claim(bucket: &Bucket) -> (crate::support::Process, WalAppender, Error) {
+    let mut w0 = bucket.process().appender().await;
+    append(&mut w0, [1]).await.unwrap();
+    let derived_from = bucket.manifest().await.version.get();
+    let parent = bucket.read(&bucket.manifest_path(derived_from)).await.unwrap();
+
+    let process = bucket.patient();
+    let gate = process.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let x = tokio::spawn({
+        let process = process.clone();
+        async move { process.open().await.map(|_| ()) }
+    });
+    gate.reached().await;
+
+    let mut w = bucket.process().appender().await;
+    for id in 2..40 {
+        let position = append(&mut w, [id]).await.unwrap();
+        w.truncate(position).await.unwrap();
+    }
+    bucket.prune_below(bucket.manifest().await.version.get() - 15).await;
+    bucket.collect_garbage().await;
+    bucket.write(&bucket.manifest_path(derived_from), parent).await;
+
+    gate.release();
+    let error = x.await.unwrap().unwrap_err();
+    (process, w, error)
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_17_a_claim_on_a_forgotten_name_is_not_believed_although_its_predecessor_stands() {
+    let bucket = bucket().await;
+    let (_, w, error) = false_claim(&bucket).await;
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+    assert_eq!(bucket.manifest().await.writer_epoch, w.epoch());
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_27_a_false_claim_sends_no_sentinel_and_harms_no_healthy_writer() {
+    let bucket = bucket().await;
+    let (x, mut w, _) = false_claim(&bucket).await;
+    assert_eq!(x.requests(Op::Create, "/wal/"), 0);
+    append(&mut w, [40]).await.unwrap();
+    assert_eq!(bucket.rows().await, [40]);
+    w.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_18_a_partly_flushed_replay_keeps_the_rest() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    for id in 1..=10 {
+        append(&mut w1, [id]).await.unwrap();
+    }
+    {
+        let (w2, mut replay) = bucket.process().open().await.unwrap();
+        let mut covered = Position::ZERO;
+        for _ in 0..5 {
+            covered = replay.next().await.unwrap().unwrap().position;
+        }
+        let sstable = SsTable::new(Generation::new(1), "0badcafe_gen_1".into());
+        let manifest = w2.tenure().publish(Some(sstable), covered).await.unwrap();
+        assert_eq!(manifest.replay_after_epoch(), Epoch::new(1), "that of the rows covered, not the writer's");
+        assert!(manifest.last_seen >= w2.tenure().sentinel());
+    }
+    let (w3, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [6, 7, 8, 9, 10]);
+    // And once everything below its sentinel is flushed, the epoch follows.
+    let manifest = w3.tenure().publish(None, w3.tenure().sentinel()).await.unwrap();
+    assert_eq!(manifest.replay_after_epoch(), Epoch::new(3));
+    assert_eq!(bucket.rows().await, [0; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_18_a_truncated_replay_keeps_the_rest() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    for id in 1..=10 {
+        append(&mut w1, [id]).await.unwrap();
+    }
+    let w2 = bucket.process().appender().await;
+    let manifest = w2.truncate(Position::new(6)).await.unwrap();
+    assert_eq!(manifest.replay_after_epoch(), Epoch::new(1));
+    drop(w2);
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [6, 7, 8, 9, 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_22_closing_a_wal_only_shard_keeps_its_rows() {
+    let bucket = bucket().await;
+    let writer = bucket.process().writer(WalConfig::default()).await;
+    for id in 1..=5 {
+        writer.append(batch([id])).await.unwrap();
+    }
+    let before = bucket.manifest().await.replay_after;
+    writer.close().await.unwrap();
+    assert_eq!(bucket.manifest().await.replay_after, before);
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_33_forty_entries_between_two_looks_are_no_hole() {
+    // Wherever the claimant stalls while it looks for the end of the log.
+    for (op, path) in [(Op::List, "/wal"), (Op::Get, "/wal/")] {
+        for answer_held_back in [false, true] {
+            for nth in 1..=3 {
+                let bucket = bucket().await;
+                let mut w1 = bucket.process().appender().await;
+                append(&mut w1, [0]).await.unwrap();
+                let process = bucket.patient();
+                let rule = process.faults.on(op).path_contains(path).nth(nth);
+                let gate = if answer_held_back { rule.stall_after() } else { rule.stall() };
+                let opening = tokio::spawn({
+                    let process = process.clone();
+                    async move { process.open().await }
+                });
+                settle().await;
+                for id in 1..=40 {
+                    append(&mut w1, [id]).await.unwrap();
+                }
+                gate.release();
+                let (_, replay) = opening.await.unwrap().unwrap();
+                let expected: Vec<i64> = if gate.arrivals() > 0 { (0..=40).collect() } else { vec![0] };
+                assert_eq!(replayed(replay).await, expected, "{op:?} {nth}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_24_a_follower_does_not_read_a_zombie_in_a_hole_that_gc_made() {
+    use fencepost_wal::WalTailer;
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    append(&mut w1, [1]).await.unwrap();
+    let mut follower = WalTailer::new(bucket.shard());
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [1]);
+    assert!(follower.next().await.unwrap().is_none());
+    let position = follower.next_position().unwrap();
+
+    // A row at that position, flushed and collected; then a claimant that stalled puts its sentinel there.
+    append(&mut w1, [2]).await.unwrap();
+    let mut w2 = bucket.process().appender().await;
+    let last = append(&mut w2, [3]).await.unwrap();
+    w2.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+    bucket.copy_entry(1, position.get()).await;
+    assert_eq!(bucket.log().await.iter().filter(|e| e.2 == EntryKind::Rows).count(), 0);
+
+    let error = follower.next().await.unwrap_err();
+    assert!(matches!(error, Error::Behind { .. }), "{error}");
+    // It stays behind until it is told to start again.
+    assert!(matches!(follower.next().await, Err(Error::Behind { .. })));
+    follower.restart();
+    append(&mut w2, [4]).await.unwrap();
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [4]);
+}
