@@ -11,7 +11,6 @@ use crate::base::{self, BaseTable};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::inspect::{self, Inspection};
-use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
 use crate::read::{LsmTable, snapshot_from_storage};
 use crate::sharding::Sharding;
@@ -43,9 +42,6 @@ impl Table {
     /// [`Error::TableExists`]; [`Error::InvalidOptions`] if schema, key and sharding do not go together.
     pub async fn create(store: Store, schema: SchemaRef, options: TableOptions) -> Result<Self> {
         let TableOptions { primary_key, sharding } = options;
-        if !primary_key.is_empty() {
-            KeyEncoder::try_new(&schema, &primary_key)?;
-        }
         sharding.validate(&schema, &primary_key)?;
         let lance = LanceStore::new(&store);
         let base = BaseTable::create(&lance, &schema, &primary_key, &sharding).await?;

@@ -104,7 +104,12 @@ impl Tenure {
     pub(crate) fn stop(&self, error: Error) {
         let mut state = self.state();
         if state.stopped.is_none() {
-            tracing::warn!(shard = %self.shared.shard.id(), epoch = %self.epoch(), %error, "the writer stopped");
+            match &error {
+                Error::Closed { .. } => tracing::debug!(shard = %self.shared.shard.id(), "the writer closed"),
+                error => {
+                    tracing::warn!(shard = %self.shared.shard.id(), epoch = %self.epoch(), %error, "the writer stopped");
+                }
+            }
             state.stopped = Some(error);
         }
         drop(state);

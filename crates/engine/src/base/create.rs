@@ -14,16 +14,19 @@ use lance::dataset::transaction::{Operation, Transaction};
 use lance_core::datatypes::{
     LANCE_FIELD_ID_KEY, LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION, Schema as LanceSchema,
 };
+use lance_index::mem_wal::{MemWalIndexDetails, ShardingSpec};
 use lance_io::object_store::ObjectStore as LanceObjectStore;
 use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
+use lance_table::system_index::mem_wal::new_mem_wal_index_meta;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::{Found, TABLE_ID_KEY, find, is_key_metadata, mem_wal_details};
+use super::{Found, TABLE_ID_KEY, find, is_key_metadata, mem_wal_details, shard_ids};
 use crate::error::{Error, Result};
+use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
 use crate::sharding::Sharding;
 
@@ -82,13 +85,15 @@ pub(super) async fn begin(store: &LanceStore, schema: LanceSchema) -> Result<Dat
 }
 
 /// The second commit. Of two creators who finish the same beginning Lance lets one through.
-async fn finish(store: &LanceStore, mut dataset: Dataset, sharding: &Sharding) -> Result<()> {
-    let builder = dataset.initialize_mem_wal();
-    let builder = match sharding {
-        Sharding::Unsharded => builder.unsharded(),
-        Sharding::Bucket { column, buckets } => builder.bucket_sharding(column, *buckets),
+async fn finish(store: &LanceStore, dataset: Dataset, sharding: &Sharding) -> Result<()> {
+    let initialized = match lance_hashes_key(&dataset) {
+        true => initialize_by_lance(dataset, sharding).await,
+        false => {
+            let spec = shard_ids::new_spec(&dataset, sharding)?;
+            initialize(store, dataset, sharding.shards(), spec).await
+        }
     };
-    let Err(error) = builder.execute().await else {
+    let Err(error) = initialized else {
         return Ok(());
     };
     if let Ok(Some(now)) = store.try_open_dataset(None).await
@@ -97,6 +102,41 @@ async fn finish(store: &LanceStore, mut dataset: Dataset, sharding: &Sharding) -
         return Err(exists(store));
     }
     Err(Error::lance(format!("creating the MemWAL index of {}", store.describe(None)))(error))
+}
+
+/// Whether Lance's MemWAL reader can hash the key: integers, Booleans, strings, binary. Its initializer refuses others.
+fn lance_hashes_key(dataset: &Dataset) -> bool {
+    let key: Vec<String> = dataset.schema().unenforced_primary_key().iter().map(|field| field.name.clone()).collect();
+    validate_pk_types(&Schema::from(dataset.schema()), &key).is_ok()
+}
+
+async fn initialize_by_lance(mut dataset: Dataset, sharding: &Sharding) -> lance::Result<()> {
+    let builder = dataset.initialize_mem_wal();
+    let builder = match sharding {
+        Sharding::Unsharded => builder.unsharded(),
+        Sharding::Bucket { column, buckets } => builder.bucket_sharding(column, *buckets),
+    };
+    builder.execute().await
+}
+
+/// The same index for a key of dates, timestamps or decimals: Lance reads the merged table, and every SSTable as a
+/// dataset, but cannot write to such a shard itself.
+async fn initialize(store: &LanceStore, dataset: Dataset, shards: u32, spec: ShardingSpec) -> lance::Result<()> {
+    let details = MemWalIndexDetails {
+        num_shards: shards,
+        sharding_specs: vec![spec],
+        maintain_all_indexes: true,
+        ..Default::default()
+    };
+    let version = dataset.version().version;
+    let index = new_mem_wal_index_meta(version, details)?;
+    let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: vec![] };
+    CommitBuilder::new(Arc::new(dataset))
+        .with_session(Arc::clone(store.session()))
+        .with_commit_handler(Arc::clone(store.commit_handler()))
+        .execute(Transaction::new(version, operation, None))
+        .await
+        .map(|_| ())
 }
 
 fn exists(store: &LanceStore) -> Error {
@@ -157,13 +197,16 @@ fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
             return invalid(format!("the primary key names `{key}` twice"));
         }
     }
-    validate_pk_types(schema, primary_key).or_else(|_| {
-        invalid(format!(
-            "the primary key ({}) has a column that cannot be a key; keys are integers, Boolean, Utf8, LargeUtf8, \
-             Binary or LargeBinary",
-            primary_key.join(", ")
-        ))
-    })
+    if primary_key.is_empty() {
+        return Ok(());
+    }
+    // Lance's own MemWAL reader knows fewer key types than its format allows (no dates, timestamps or decimals);
+    // what the format allows and we can compare is a key.
+    let nested = |key: &&String| schema.field_with_name(key).is_ok_and(|field| field.data_type().is_nested());
+    if let Some(key) = primary_key.iter().find(nested) {
+        return invalid(format!("the primary-key column `{key}` is nested; a key column holds single values"));
+    }
+    KeyEncoder::try_new(schema, primary_key).map(|_| ())
 }
 
 /// Commits version 1 by create-if-absent, and no other. Lance takes "overwrite" on a dataset that appeared meanwhile

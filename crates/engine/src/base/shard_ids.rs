@@ -1,9 +1,11 @@
 //! From the table's sharding to its shards: the sharding spec as Lance keeps it in the MemWAL index, the ids that
 //! derive from it, and the field values that a shard's manifest repeats. Which row goes where is `crate::sharding`'s.
 
+use std::collections::HashMap;
+
 use fencepost_wal::ShardId;
 use lance::Dataset;
-use lance_index::mem_wal::MemWalIndexDetails;
+use lance_index::mem_wal::{MemWalIndexDetails, ShardingField, ShardingSpec};
 use sha1::{Digest, Sha1};
 use uuid::{Builder, Uuid};
 
@@ -50,6 +52,28 @@ pub(crate) fn bucket_field_entry(bucket: u32) -> (String, Vec<u8>) {
 pub(crate) fn bucket_of_field_entry(field_id: &str, value: &[u8]) -> Option<u32> {
     let bytes = value.try_into().ok().filter(|_| field_id == SHARDING_FIELD)?;
     u32::try_from(i32::from_le_bytes(bytes)).ok()
+}
+
+/// The sharding spec of a new table, as Lance's own `initialize_mem_wal` writes it.
+pub(super) fn new_spec(dataset: &Dataset, sharding: &Sharding) -> Result<ShardingSpec> {
+    let (transform, source_ids, parameters) = match sharding {
+        Sharding::Unsharded => (UNSHARDED_TRANSFORM, vec![], HashMap::new()),
+        Sharding::Bucket { column, buckets } => {
+            let field = dataset.schema().field(column);
+            let field = field.ok_or_else(|| Error::InvalidOptions(format!("column `{column}` is not in the table")))?;
+            let parameters = HashMap::from([(NUM_BUCKETS_PARAMETER.to_owned(), buckets.to_string())]);
+            (BUCKET_TRANSFORM, vec![field.id], parameters)
+        }
+    };
+    let field = ShardingField {
+        field_id: SHARDING_FIELD.to_owned(),
+        source_ids,
+        transform: Some(transform.to_owned()),
+        expression: None,
+        result_type: "int32".to_owned(),
+        parameters,
+    };
+    Ok(ShardingSpec { spec_id: 1, fields: vec![field] })
 }
 
 /// The id and the meaning of the table's sharding spec.

@@ -269,3 +269,22 @@ fn a_bucket_field_entry_reads_back() {
     assert_eq!(bucket_of_field_entry("bucket", &[2, 1]), None);
     assert_eq!(bucket_of_field_entry("bucket", &[0, 0, 0, 128]), None, "negative");
 }
+
+#[tokio::test]
+async fn a_key_that_lance_does_not_hash_gets_the_same_index_as_others() {
+    let fields = |time| vec![Field::new("at", time, false), Field::new("id", DataType::Int32, false)];
+    let sharding = Sharding::Bucket { column: "id".into(), buckets: 3 };
+    let key = ["at".to_owned(), "id".to_owned()];
+    let mut details = Vec::new();
+    for (place, time) in
+        [("by-lance", DataType::Int64), ("by-us", DataType::Timestamp(arrow_schema::TimeUnit::Millisecond, None))]
+    {
+        let store = Store::open(&format!("memory://key-types/{place}"), &HashMap::new()).unwrap();
+        let store = LanceStore::new(&store);
+        let schema: SchemaRef = Arc::new(Schema::new(fields(time)));
+        let base = BaseTable::create(&store, &schema, &key, &sharding).await.unwrap();
+        assert_eq!((base.primary_key(), base.sharding()), (&key[..], &sharding));
+        details.push(mem_wal_details(&store, base.dataset()).await.unwrap().unwrap());
+    }
+    assert_eq!(details[0], details[1]);
+}

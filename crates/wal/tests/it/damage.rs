@@ -45,7 +45,7 @@ async fn assert_refused(bucket: &Bucket, object: &str) -> Error {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_entry_is_refused() {
-    for keep in [0, 1, 15, 16, 100, 0.5f64.to_bits() as usize] {
+    for keep in [0, 1, 15, 16, 100, usize::MAX] {
         let bucket = three_rows().await;
         let path = bucket.entry_path(3);
         let whole = bucket.read(&path).await.unwrap();
@@ -312,19 +312,6 @@ async fn wrong_credentials_are_named_at_once_and_create_nothing() {
     assert!(started.elapsed().as_secs() < 5, "no use in trying again");
     let right = Store::open(&server.url("t"), &server.storage_options()).unwrap();
     assert!(ManifestStore::new(Shard::new(right, shard.id())).latest().await.unwrap().is_none());
-}
-
-#[tokio::test(start_paused = true)]
-async fn credentials_that_expire_poison_the_writer_and_leave_the_outcome_unknown() {
-    // Whether the request before the refused one landed is not known: a client library may have sent two.
-    let folder = tempfile::tempdir().unwrap();
-    drop(folder);
-    let bucket = bucket().await;
-    let process = bucket.process();
-    let mut appender = process.appender().await;
-    process.faults.on(Op::Create).path_contains("/wal/").always().then(Fault::Fail);
-    let error = append(&mut appender, [1]).await.unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Unknown);
 }
 
 #[tokio::test]
