@@ -5,7 +5,7 @@ use arrow_schema::SchemaRef;
 
 use crate::claim::{Opened, OpenOptions, Replay, open};
 use crate::entry::encode_rows;
-use crate::error::{Outcome, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Position};
 use crate::liveness::MAX_IN_FLIGHT;
 use crate::manifest::ShardManifest;
@@ -52,12 +52,15 @@ impl WalAppender {
     /// Writes the batches as one entry and returns its position once it is durable.
     ///
     /// # Errors
-    /// [`Error::Fenced`](crate::Error::Fenced) if another writer owns the shard; [`Error::Poisoned`](crate::Error::Poisoned) if the outcome is unknown.
-    /// After either, every call fails. Dropping the future while its PUT runs poisons the appender too.
+    /// [`Error::InvalidArgument`] if a batch has other columns than `schema`, [`Error::TooLarge`]; [`Error::Fenced`]
+    /// if another writer owns the shard; [`Error::Poisoned`] if the outcome is unknown. After either, every call fails. Dropping the future while its PUT runs poisons the appender too.
     pub async fn append(&mut self, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Position> {
         self.tenure.check()?;
         if self.in_doubt {
             return Err(self.tenure.poison("an append was dropped while its PUT was running", Outcome::NotWritten));
+        }
+        if let Some(other) = batches.iter().find(|batch| batch.schema_ref().fields() != schema.fields()) {
+            return Err(Error::other_columns(self.tenure.shard().id(), other.schema_ref(), schema));
         }
         let bytes = encode_rows(schema, batches, self.tenure.identity())?;
         loop {

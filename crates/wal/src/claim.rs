@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::entry::{WalEntry, WriterIdentity, encode_sentinel};
 use crate::error::{Error, Outcome, Result};
-use crate::ids::Position;
+use crate::ids::{Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
 use crate::names;
@@ -63,6 +63,7 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let replay = Replay {
         shard: shard.clone(),
         rows_in_log: reading.rows_in_log,
+        stamped_up_to: reading.stamped_up_to,
         kept,
         again: dropped_from.map(|from| {
             let liveness = Liveness::after(reading.liveness.highest_at_or_below(before(from)));
@@ -145,6 +146,11 @@ struct Reading<'a> {
     /// Sentinels and dead entries above R.
     fences: Vec<Fence>,
     rows_in_log: u64,
+    /// A position up to which everything had landed when the manifest was committed.
+    last_seen: Position,
+    current_generation: Generation,
+    /// The last live entry that carries a generation.
+    stamped_up_to: Option<Position>,
 }
 
 impl<'a> Reading<'a> {
@@ -162,6 +168,9 @@ impl<'a> Reading<'a> {
             dropped_from: None,
             fences: Vec::new(),
             rows_in_log: 0,
+            last_seen: manifest.last_seen,
+            current_generation: manifest.current_generation,
+            stamped_up_to: None,
         }
     }
 
@@ -177,17 +186,31 @@ impl<'a> Reading<'a> {
             self.take(entry)?;
         }
         // A live predecessor may have gone on since the LIST.
-        let mut beyond = Prefetch::new(self.shard.clone(), self.next, None, 1);
-        while let Some(entry) = beyond.next().await? {
-            self.take(entry)?;
-        }
-        if highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
-            return Err(Error::LogHole {
+        self.read_on().await?;
+        // I1: what a manifest says has landed is not taken for the end of the log either, however near.
+        let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
+            true => self.last_seen.max(Position::new(highest)),
+            false => self.last_seen,
+        };
+        match certain < self.next {
+            true => Ok(()),
+            false => Err(Error::LogHole {
                 shard: self.shard.id(),
                 position: self.next,
-                beyond: Position::new(highest),
+                beyond: certain,
                 object: self.shard.entry_path(self.next).to_string(),
-            });
+            }),
+        }
+    }
+
+    /// Reads what has landed meanwhile, faster than a live predecessor writes it.
+    async fn read_on(&mut self) -> Result<()> {
+        let mut width = 1;
+        let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
+        while let Some(entry) = ahead.next().await? {
+            self.take(entry)?;
+            width = (2 * width).min(self.prefetch);
+            ahead.widen(width);
         }
         Ok(())
     }
@@ -206,8 +229,13 @@ impl<'a> Reading<'a> {
         }
         self.next = entry.position.next()?;
         match self.liveness.meet(&entry) {
+            // Lance stamps its entries: those of a generation that was published are in an SSTable already.
+            EntryKind::Rows if is_published(&entry, self.current_generation) => {}
             EntryKind::Rows => {
                 self.rows_in_log += entry.rows() as u64;
+                if entry.generation.is_some() {
+                    self.stamped_up_to = Some(entry.position);
+                }
                 self.keep(entry);
             }
             EntryKind::Sentinel | EntryKind::Dead => {
@@ -229,6 +257,10 @@ impl<'a> Reading<'a> {
     }
 }
 
+fn is_published(entry: &WalEntry, current_generation: Generation) -> bool {
+    entry.generation.is_some_and(|generation| generation < current_generation)
+}
+
 /// Step 3: the sentinel goes to the first free position; whatever landed there meanwhile is replayed first.
 async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Result<Position> {
     let bytes = encode_sentinel(&claim.identity)?;
@@ -240,7 +272,10 @@ async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Resul
                 reading.liveness.meet(&entry);
                 return Ok(at);
             }
-            Ok(Placed::Other(entry)) => reading.take(*entry)?,
+            Ok(Placed::Other(entry)) => {
+                reading.take(*entry)?;
+                reading.read_on().await?;
+            }
             Err(unplaced) => {
                 return Err(Error::Poisoned {
                     shard: shard.id(),
@@ -292,14 +327,21 @@ pub struct Replay {
     rows_in_log: u64,
     kept: VecDeque<WalEntry>,
     again: Option<(Prefetch, Liveness)>,
-    current_generation: crate::ids::Generation,
+    current_generation: Generation,
     replay_after: Position,
+    stamped_up_to: Option<Position>,
 }
 
 impl Replay {
     /// Rows that the replay will return.
     pub fn rows(&self) -> u64 {
         self.rows_in_log
+    }
+
+    /// The last entry that Lance stamped with a generation, if there is one. The first SSTable of a tenure must cover
+    /// all of them, because publishing it makes their stamps look published (schedule 31).
+    pub fn stamped_up_to(&self) -> Option<Position> {
+        self.stamped_up_to
     }
 
     /// R when the shard was claimed: the rows up to here are in SSTables.
@@ -328,8 +370,7 @@ impl Replay {
                     entry
                 }
             };
-            // Lance stamps its entries: those of a generation that was published are in an SSTable already.
-            if entry.generation.is_none_or(|g| g >= self.current_generation) {
+            if !is_published(&entry, self.current_generation) {
                 return Ok(Some(entry));
             }
         }

@@ -73,7 +73,7 @@ impl WalEntry {
 
 /// Encodes the batches of one entry; small ones become one batch, because the entry is the unit of durability.
 pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
-    let combined = combine_small(schema, batches)?;
+    let combined = combine_small(schema, batches);
     let bytes = encode(&tagged(schema, writer, false), &combined)?;
     if bytes.len() > MAX_ENTRY_BYTES {
         return Err(Error::TooLarge {
@@ -105,31 +105,31 @@ fn without_reserved(metadata: &HashMap<String, String>) -> HashMap<String, Strin
     metadata.iter().filter(|(k, _)| !RESERVED_KEYS.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch> {
     let mut combined = Vec::new();
     let mut small: Vec<&RecordBatch> = Vec::new();
-    let flush = |small: &mut Vec<&RecordBatch>, combined: &mut Vec<RecordBatch>| -> Result<()> {
+    let flush = |small: &mut Vec<&RecordBatch>, combined: &mut Vec<RecordBatch>| {
         match small.as_slice() {
             [] => {}
             [one] => combined.push((*one).clone()),
-            many => combined.push(
-                arrow_select::concat::concat_batches(schema, many.iter().copied())
-                    .map_err(Error::arrow("cannot combine the batches of a WAL entry"))?,
-            ),
+            // What cannot become one batch (dictionaries with more values than there are keys) stays apart.
+            many => match arrow_select::concat::concat_batches(schema, many.iter().copied()) {
+                Ok(one) => combined.push(one),
+                Err(_) => combined.extend(many.iter().map(|batch| (*batch).clone())),
+            },
         }
         small.clear();
-        Ok(())
     };
     for batch in batches.iter().filter(|b| b.num_rows() > 0) {
         if batch.num_rows() < CONCATENATE_BELOW_ROWS {
             small.push(batch);
         } else {
-            flush(&mut small, &mut combined)?;
+            flush(&mut small, &mut combined);
             combined.push(batch.clone());
         }
     }
-    flush(&mut small, &mut combined)?;
-    Ok(combined)
+    flush(&mut small, &mut combined);
+    combined
 }
 
 fn encode(schema: &Schema, batches: &[RecordBatch]) -> Result<Bytes> {
@@ -159,16 +159,9 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
         return Err(corrupt(format!("it has {} bytes, an entry has at most {MAX_ENTRY_BYTES}", bytes.len())));
     }
     let (stream, sealed) = check_whole(bytes).map_err(corrupt)?;
-    let mut decoder = StreamDecoder::new();
-    let mut buffer = Buffer::from(stream);
-    let mut batches = Vec::new();
-    while !buffer.is_empty() {
-        if let Some(batch) = decoder.decode(&mut buffer).map_err(|e| corrupt(e.to_string()))? {
-            batches.push(batch);
-        }
-    }
-    decoder.finish().map_err(|e| corrupt(e.to_string()))?;
-    let schema = decoder.schema().ok_or_else(|| corrupt("it holds no Arrow schema".into()))?;
+    // Arrow panics on some streams that no checksum has proved whole.
+    let decoded = std::panic::catch_unwind(|| decode_stream(stream));
+    let (schema, batches) = decoded.unwrap_or_else(|_| Err("it is no Arrow stream".into())).map_err(corrupt)?;
 
     let metadata = schema.metadata();
     let number = |key: &str| -> Result<Option<u64>> {
@@ -208,6 +201,18 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
         batches,
         object_bytes: bytes.len(),
     })
+}
+
+fn decode_stream(stream: Bytes) -> Result<(SchemaRef, Vec<RecordBatch>), String> {
+    let mut decoder = StreamDecoder::new();
+    let mut buffer = Buffer::from(stream);
+    let mut batches = Vec::new();
+    while !buffer.is_empty() {
+        batches.extend(decoder.decode(&mut buffer).map_err(|e| e.to_string())?);
+    }
+    decoder.finish().map_err(|e| e.to_string())?;
+    let schema = decoder.schema().ok_or("it holds no Arrow schema")?;
+    Ok((schema, batches))
 }
 
 /// The Arrow stream of an object, and whether a trailer proves it whole. A stream without one (Lance writes none)

@@ -26,7 +26,7 @@ fn decoded(bytes: &Bytes) -> Result<WalEntry> {
 #[test]
 fn rows_come_back_with_their_writer() {
     let rows = batch(&[1, 2, 3]);
-    let entry = decoded(&encode_rows(&rows.schema(), &[rows.clone()], &writer()).unwrap()).unwrap();
+    let entry = decoded(&encode_rows(&rows.schema(), std::slice::from_ref(&rows), &writer()).unwrap()).unwrap();
     assert!(entry.is_by(&writer()));
     assert!(!entry.is_sentinel);
     assert_eq!(entry.batches, vec![rows]);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow_schema::Schema;
+
 use crate::ids::{Epoch, ManifestVersion, Position, ShardId};
 
 /// Result of a call into the log.
@@ -224,6 +226,20 @@ impl Error {
             *o = outcome;
         }
         error
+    }
+
+    pub(crate) fn other_columns(shard: ShardId, given: &Schema, expected: &Schema) -> Error {
+        let columns = |schema: &Schema| {
+            let column = |f: &arrow_schema::FieldRef| {
+                format!("{}: {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })
+            };
+            schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+        };
+        Error::InvalidArgument(format!(
+            "the batch has the columns ({}), the log of shard {shard} has ({})",
+            columns(given),
+            columns(expected)
+        ))
     }
 
     pub(crate) fn arrow(what: impl Into<String>) -> impl FnOnce(arrow_schema::ArrowError) -> Error {

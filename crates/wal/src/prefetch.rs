@@ -1,10 +1,8 @@
 //! Reads consecutive entries with several GETs running at once, and hands them out in order.
 
 use std::collections::VecDeque;
-use std::fmt;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use tokio::task::JoinHandle;
 
 use crate::entry::WalEntry;
 use crate::error::{Error, Result};
@@ -13,6 +11,7 @@ use crate::shard::Shard;
 use crate::slot::read_entry;
 
 /// A read-ahead over consecutive positions.
+#[derive(Debug)]
 pub(crate) struct Prefetch {
     shard: Shard,
     /// The next position to hand out.
@@ -23,12 +22,16 @@ pub(crate) struct Prefetch {
     running: VecDeque<Running>,
 }
 
-/// Each GET is a task of its own, so that its decoding overlaps with the others; dropping it ends it.
-type Running = (Position, BoxFuture<'static, Result<Option<WalEntry>>>);
+/// A GET of one position. It is a task of its own, so that its decoding overlaps with the others; dropping it ends it.
+#[derive(Debug)]
+struct Running {
+    position: Position,
+    read: JoinHandle<Result<Option<WalEntry>>>,
+}
 
-impl fmt::Debug for Prefetch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prefetch").field("next", &self.next).field("last", &self.last).finish_non_exhaustive()
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.read.abort();
     }
 }
 
@@ -47,19 +50,21 @@ impl Prefetch {
     /// absent position anew.
     pub(crate) async fn next(&mut self) -> Result<Option<WalEntry>> {
         self.fill()?;
-        let Some((_, read)) = self.running.pop_front() else {
+        // Awaited where it stands: a caller that gives up waiting here finds it again.
+        let Some(first) = self.running.front_mut() else {
             return Ok(None);
         };
-        match read.await? {
-            Some(entry) => {
-                self.next = entry.position.next()?;
-                Ok(Some(entry))
-            }
-            None => {
-                self.running.clear();
-                Ok(None)
-            }
+        let position = first.position;
+        let read = (&mut first.read).await;
+        self.running.pop_front();
+        let read = read.unwrap_or_else(|e| Err(Error::InvalidArgument(format!("reading WAL entry {position} ended: {e}"))));
+        if let Ok(Some(entry)) = &read {
+            self.next = entry.position.next()?;
+        } else {
+            // I1: the end, or a read that failed. What was read ahead is not handed out in its place.
+            self.running.clear();
         }
+        read
     }
 
     /// After the end: fails unless everything up to `last` was handed out.
@@ -77,32 +82,16 @@ impl Prefetch {
 
     fn fill(&mut self) -> Result<()> {
         let mut at = match self.running.back() {
-            Some((position, _)) => position.next()?,
+            Some(last) => last.position.next()?,
             None => self.next,
         };
         while self.running.len() < self.limit && self.last.is_none_or(|last| at <= last) {
             let shard = self.shard.clone();
             let position = at;
-            let task = tokio::spawn(async move { read_entry(&shard, position).await });
-            let stop = AbortOnDrop(task.abort_handle());
-            let read = async move {
-                let _stop = stop;
-                match task.await {
-                    Ok(read) => read,
-                    Err(e) => Err(Error::InvalidArgument(format!("the task that read WAL entry {position} ended: {e}"))),
-                }
-            };
-            self.running.push_back((position, read.boxed()));
+            let read = tokio::spawn(async move { read_entry(&shard, position).await });
+            self.running.push_back(Running { position, read });
             at = at.next()?;
         }
         Ok(())
-    }
-}
-
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

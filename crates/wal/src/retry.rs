@@ -77,5 +77,19 @@ pub(crate) fn is_transient(error: &StoreError) -> bool {
             | StoreError::PermissionDenied { .. }
             | StoreError::Unauthenticated { .. }
             | StoreError::UnknownConfigurationKey { .. }
-    )
+    ) && !is_refusal(error)
+}
+
+/// Whether a server refused a request for good, in a place where `object_store` hides the status (a LIST with wrong
+/// credentials). It is then only in the text of the cause, which decides nothing but how often we ask.
+fn is_refusal(error: &StoreError) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if let Some(status) = text.strip_prefix("Server returned non-2xx status code: ").and_then(|rest| rest.get(..3)) {
+            return status.starts_with('4') && !matches!(status, "408" | "425" | "429");
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -44,7 +44,6 @@ pub(crate) async fn place(shard: &Shard, position: Position, bytes: &Bytes) -> R
     let store = shard.store();
     let path = shard.entry_path(position);
     let mut attempts = store.retry().start();
-    let mut outcome = Outcome::NotWritten;
     loop {
         let error = match store.create_once(&path, bytes.clone()).await {
             Ok(()) => return Ok(Placed::Ours),
@@ -57,31 +56,28 @@ pub(crate) async fn place(shard: &Shard, position: Position, bytes: &Bytes) -> R
                     };
                 }
                 Ok(Some(found)) => {
+                    // Whose bytes a damaged object was cannot be told: perhaps ours.
                     return decode(path.as_ref(), position, &found)
                         .map(|entry| Placed::Other(Box::new(entry)))
-                        .map_err(|e| Unplaced { outcome: Outcome::NotWritten, reason: e.to_string() });
+                        .map_err(|e| Unplaced { outcome: Outcome::Unknown, reason: e.to_string() });
                 }
-                // A 409 with nothing landed: the same PUT again.
+                // A 409 with nothing landed: the same PUT again. If all end so, nothing is known: what conflicted
+                // may have been our own request, sent twice by the client library, which lands later.
                 Ok(None) => StoreError::AlreadyExists { source, path: at },
                 Err(e) => return Err(Unplaced { outcome: Outcome::Unknown, reason: e.to_string() }),
             },
-            Err(error) => {
-                outcome = Outcome::Unknown;
-                if !is_transient(&error) {
-                    return Err(unplaced(&path, outcome, attempts.made() + 1, error));
-                }
-                error
-            }
+            Err(error) if is_transient(&error) => error,
+            Err(error) => return Err(unplaced(&path, attempts.made() + 1, error)),
         };
         if !attempts.again().await {
-            return Err(unplaced(&path, outcome, attempts.made(), error));
+            return Err(unplaced(&path, attempts.made(), error));
         }
     }
 }
 
-fn unplaced(path: &object_store::path::Path, outcome: Outcome, attempts: usize, error: StoreError) -> Unplaced {
+fn unplaced(path: &object_store::path::Path, attempts: usize, error: StoreError) -> Unplaced {
     let error = Error::Store { operation: "PUT", object: path.to_string(), source: Arc::new(error) };
-    Unplaced { outcome, reason: format!("{error} ({attempts} attempts)") }
+    Unplaced { outcome: Outcome::Unknown, reason: format!("{error} ({attempts} attempts)") }
 }
 
 /// What an entry of somebody else's at our next position means to a tenure.

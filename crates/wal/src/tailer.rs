@@ -42,6 +42,8 @@ struct Started {
     liveness: Liveness,
     ahead: Prefetch,
     width: usize,
+    /// Read, and not believed yet: a check that fails or is given up leaves it here.
+    met: Option<WalEntry>,
 }
 
 impl WalTailer {
@@ -95,8 +97,10 @@ impl WalTailer {
         let Some(state) = &mut self.state else {
             return Ok(None);
         };
-        let found = state.ahead.next().await?;
-        let Some(entry) = found else {
+        if state.met.is_none() {
+            state.met = state.ahead.next().await?;
+        }
+        let Some(entry) = &state.met else {
             // The end, or the end of one window of the read-ahead.
             let next = state.next;
             state.width = 1;
@@ -105,11 +109,15 @@ impl WalTailer {
             return Ok(None);
         };
         let mut liveness = state.liveness.clone();
-        let kind = liveness.meet(&entry);
+        let kind = liveness.meet(entry);
         if kind != EntryKind::Rows {
-            self.check_not_behind(entry.position).await?;
+            let position = entry.position;
+            self.check_not_behind(position).await?;
         }
         let Some(state) = &mut self.state else {
+            return Ok(None);
+        };
+        let Some(entry) = state.met.take() else {
             return Ok(None);
         };
         state.liveness = liveness;
@@ -143,6 +151,7 @@ impl WalTailer {
             liveness: Liveness::after(manifest.replay_after_epoch()),
             ahead: Prefetch::new(self.shard.clone(), next, None, 1),
             width: 1,
+            met: None,
         });
     }
 

@@ -207,6 +207,7 @@ impl Tenure {
         let closed = self
             .commit("close", |manifest| {
                 extension(manifest).closed_cleanly_epoch = epoch;
+                manifest.last_seen = manifest.last_seen.max(self.acknowledged());
                 Ok(())
             })
             .await;
@@ -222,7 +223,8 @@ impl Tenure {
             let extension = extension(manifest);
             extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
         }
-        manifest.last_seen = manifest.last_seen.max(covers);
+        // All of it landed: the next claim knows that it must find every position up to there.
+        manifest.last_seen = manifest.last_seen.max(covers).max(self.acknowledged());
     }
 
     /// Commits a change as the owner.

@@ -56,6 +56,10 @@ impl ManifestStore {
     /// # Errors
     /// [`Error::Store`] if the store does not answer.
     pub async fn initialize(&self, first: ShardManifest) -> Result<()> {
+        // A name that was pruned must not come back.
+        if self.newest_version().await?.is_some() {
+            return Ok(());
+        }
         let mut first = first;
         first.extension.get_or_insert_with(Extension::default).commit_id = Uuid::new_v4();
         match self.create(&first).await? {
@@ -146,12 +150,17 @@ impl ManifestStore {
     {
         let mut held = held.filter(|h| h.since.elapsed() < HELD_FOR).map(|h| h.manifest);
         for _ in 0..MAX_CONFLICTS {
-            let parent = match held.take() {
-                Some(parent) => parent,
-                None => self.latest_existing().await?,
+            let (parent, is_latest) = match held.take() {
+                Some(parent) => (parent, false),
+                None => (self.latest_existing().await?, true),
             };
             let (version, parent_commit_id) = (parent.version.next()?, parent.commit_id().unwrap_or_default());
-            let mut next = change(parent).await?;
+            let mut next = match change(parent).await {
+                Ok(next) => next,
+                Err(error) if is_latest => return Err(error),
+                // The manifest that was held may not be the latest any more, which alone can refuse.
+                Err(_) => continue,
+            };
             next.version = version;
             let extension = next.extension.get_or_insert_with(Extension::default);
             extension.parent_commit_id = parent_commit_id;
@@ -183,12 +192,16 @@ impl ManifestStore {
                     match self.read(manifest.version).await {
                         // I2: our own commit, whose answer was lost.
                         Ok(Some(found)) if found.commit_id() == manifest.commit_id() => {
-                            store.settle(&path).await?;
-                            return Ok(Created::Ours);
+                            let settled = store.settle(&path).await;
+                            return settled.map(|()| Created::Ours).map_err(|e| self.unknown(manifest.version, e));
                         }
                         Ok(Some(_)) => return Ok(Created::SomebodyElses),
-                        // A 409: nothing is there.
-                        Ok(None) => StoreError::AlreadyExists { source, path: at },
+                        // A 409: nothing is there. What conflicted may be our own request, sent twice by the client
+                        // library, which lands later.
+                        Ok(None) => {
+                            may_have_landed = true;
+                            StoreError::AlreadyExists { source, path: at }
+                        }
                         Err(error) => return Err(self.unknown(manifest.version, error)),
                     }
                 }

@@ -10,11 +10,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Landed;
-use super::queue::{Held, Item, Queue};
+use super::queue::{Held, Item, Queue, Waiter};
 use crate::appender::{in_serial_zone, resolve};
 use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
@@ -25,13 +24,22 @@ use crate::tenure::Tenure;
 
 /// An entry in the window: sent, perhaps landed, not yet acknowledged.
 struct Entry {
+    /// Counts the entries of this writer; it stays when a dead position moves the entry.
+    number: u64,
     position: Position,
     bytes: Bytes,
     batches: Vec<RecordBatch>,
     held: Held,
-    waiters: Vec<oneshot::Sender<Result<Position>>>,
+    waiters: Vec<Answered>,
     sent: Instant,
     landed: bool,
+}
+
+/// Somebody who is answered when an entry is acknowledged.
+struct Answered {
+    waiter: Waiter,
+    /// The entry with the first rows that it waits for: an append may be spread over several.
+    since: u64,
 }
 
 type Answer = (Position, Result<Placed, Unplaced>);
@@ -42,6 +50,10 @@ pub(super) struct Flusher {
     sink: Box<dyn Landed>,
     /// The position that the next entry gets.
     next: Position,
+    /// The number that the next entry gets.
+    number: u64,
+    /// The entry with the first piece of the append whose other pieces are first in the queue.
+    begun: Option<u64>,
     /// Entries in order of position, the lowest unacknowledged one first.
     window: VecDeque<Entry>,
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -50,11 +62,13 @@ pub(super) struct Flusher {
 impl Flusher {
     pub(super) fn new(tenure: Tenure, queue: Arc<Queue>, sink: Box<dyn Landed>) -> Result<Self> {
         let next = tenure.sentinel().next()?;
-        Ok(Self { tenure, queue, sink, next, window: VecDeque::new(), running: FuturesUnordered::new() })
+        let (window, running) = (VecDeque::new(), FuturesUnordered::new());
+        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, window, running })
     }
 
     /// Runs until the queue is closed and empty, or the tenure stops.
     pub(super) async fn run(mut self) {
+        let _on_panic = StopOnPanic { tenure: self.tenure.clone(), queue: Arc::clone(&self.queue) };
         if let Err(failure) = self.work().await {
             self.tenure.stop(failure.error.clone());
             self.answer_all(&failure);
@@ -67,26 +81,29 @@ impl Flusher {
             self.tenure.check().map_err(|error| Failure { error, from: None })?;
             self.answer_idle_barriers();
             while self.may_send() {
-                self.send().map_err(|error| Failure { error, from: None })?;
+                self.send().map_err(|error| self.failure(error))?;
             }
             let deadline = {
-                let waiting = self.queue.waiting();
-                if waiting.closed && waiting.items.is_empty() && self.window.is_empty() {
+                let mut waiting = self.queue.waiting();
+                if waiting.closed && waiting.is_empty() && self.window.is_empty() {
+                    waiting.finished = true;
                     return Ok(());
                 }
-                waiting.items.front().map(|item| item.queued + self.queue.config.flush_interval)
+                // A flush alone sends nothing: it waits for answers.
+                let first = waiting.first().filter(|_| waiting.bytes() > 0);
+                first.map(|item| item.queued + self.queue.config.flush_interval)
             };
             // With the window full only an answer helps; the deadline is for items that nobody is waiting for.
             let due = deadline.filter(|_| self.window_is_open());
             tokio::select! {
                 Some(answer) = self.running.next() => self.answered(answer)?,
-                () = self.queue.bell.notified() => {
-                    // Appends that were woken together shall leave together.
-                    tokio::task::yield_now().await;
-                }
+                () = self.queue.bell.notified() => {}
                 () = sleep_until(due) => {}
                 () = self.tenure.stopped() => {}
             }
+            // Appends that are woken together shall leave together: those that were just acknowledged come back
+            // with the next ones, instead of waiting for the PUT of the others.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -109,33 +126,24 @@ impl Flusher {
             return false;
         }
         let waiting = self.queue.waiting();
-        let Some(first) = waiting.items.front() else {
+        let Some(first) = waiting.first() else {
             return false;
         };
-        waiting.bytes > 0
+        waiting.bytes() > 0
             && (waiting.closed
-                || waiting.bytes >= self.queue.config.max_buffer_bytes
-                || waiting.items.iter().any(|item| item.urgent)
+                || waiting.bytes() >= self.queue.config.max_buffer_bytes
+                || waiting.is_urgent()
+                || self.queue.is_waiting_for_memory()
                 || first.queued.elapsed() >= self.queue.config.flush_interval)
     }
 
     /// Takes a group from the queue, encodes it and starts its PUT.
     fn send(&mut self) -> Result<()> {
-        let (mut items, mut batches) = self.take_group();
-        let limit = self.queue.config.max_buffer_bytes;
-        // The estimate is in memory; what counts is what is sent. Give back from the end until it fits.
-        let bytes = loop {
-            let bytes = encode_rows(&self.queue.schema, &batches, self.tenure.identity())?;
-            if bytes.len() <= limit {
-                break bytes;
-            }
-            if !self.give_back(&mut items, bytes.len(), limit) {
-                return Ok(());
-            }
-            batches = items.iter().filter_map(|item| item.batch.clone()).collect();
-        };
-        self.queue.waiting().in_flight.extend(batches.iter().cloned());
+        let (items, batches, bytes) = self.take_group()?;
+        let number = self.number;
+        self.number += 1;
         let mut entry = Entry {
+            number,
             position: self.next,
             bytes,
             batches,
@@ -146,7 +154,13 @@ impl Flusher {
         };
         for item in items {
             entry.held.merge(item.held);
-            entry.waiters.extend(item.waiter);
+            let since = match (&item.batch, &item.waiter) {
+                // A flush waits for everything before it.
+                (None, _) => 0,
+                (Some(_), Some(_)) => self.begun.take().unwrap_or(number),
+                (Some(_), None) => *self.begun.get_or_insert(number),
+            };
+            entry.waiters.extend(item.waiter.map(|waiter| Answered { waiter, since }));
         }
         self.next = self.next.next()?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
@@ -161,79 +175,55 @@ impl Flusher {
         self.running.push(Box::pin(async move { (position, place(&shard, position, &bytes).await) }));
     }
 
-    fn take_group(&self) -> (Vec<Item>, Vec<RecordBatch>) {
-        let mut waiting = self.queue.waiting();
+    /// The items of the next entry, their batches, and its bytes. After an error they are back in the queue.
+    fn take_group(&self) -> Result<(Vec<Item>, Vec<RecordBatch>, Bytes)> {
+        let limit = self.queue.config.max_buffer_bytes;
         let mut items: Vec<Item> = Vec::new();
-        let mut taken = 0;
-        while let Some(item) = waiting.items.front() {
-            if !items.is_empty() && taken + item.bytes > self.queue.config.max_buffer_bytes {
-                break;
+        {
+            let mut waiting = self.queue.waiting();
+            let mut taken = 0;
+            while let Some(item) = waiting.first() {
+                if taken > 0 && taken + item.bytes > limit {
+                    break;
+                }
+                taken += item.bytes;
+                items.extend(waiting.take());
             }
-            taken += item.bytes;
-            items.extend(waiting.items.pop_front());
         }
-        waiting.bytes -= taken;
-        let batches = items.iter().filter_map(|item| item.batch.clone()).collect();
-        (items, batches)
+        // The limit is on what is sent, which may be more than what was counted: give back from the end until it fits.
+        loop {
+            let batches: Vec<RecordBatch> = items.iter().filter_map(|item| item.batch.clone()).collect();
+            let encoded = encode_rows(&self.queue.schema, &batches, self.tenure.identity());
+            let keep = match &encoded {
+                Ok(bytes) if bytes.len() <= limit => return encoded.map(|bytes| (items, batches, bytes)),
+                Ok(_) => batches.len() / 2,
+                Err(_) => 0,
+            };
+            self.give_back(&mut items, keep);
+            if keep == 0 {
+                // Each piece was measured when it was accepted, so that one alone always fits.
+                let limit = Error::InvalidArgument("a piece of an append fits into no entry".into());
+                return Err(encoded.err().unwrap_or(limit));
+            }
+        }
     }
 
-    /// Shortens a group whose entry would exceed the limit; `false` if nothing is left of it, because its only row
-    /// is larger than an entry may be.
-    fn give_back(&self, items: &mut Vec<Item>, actual: usize, limit: usize) -> bool {
-        let with_rows = items.iter().filter(|item| item.batch.is_some()).count();
+    /// Returns the last items of a group to the queue, until at most `keep` batches are left.
+    fn give_back(&self, items: &mut Vec<Item>, keep: usize) {
         let mut waiting = self.queue.waiting();
-        let put_back = |waiting: &mut super::queue::Waiting, item: Item| {
-            waiting.bytes += item.bytes;
-            waiting.items.push_front(item);
-        };
-        if with_rows > 1 {
-            let keep = items.len() / 2;
-            while items.len() > keep.max(1) {
-                if let Some(item) = items.pop() {
-                    put_back(&mut waiting, item);
-                }
-            }
-            return true;
+        let mut batches = items.iter().filter(|item| item.batch.is_some()).count();
+        while batches > keep
+            && let Some(item) = items.pop()
+        {
+            batches -= usize::from(item.batch.is_some());
+            waiting.give_back(item);
         }
-        // One batch: everything behind it goes back, then it is halved.
-        while items.len() > 1 && items.last().is_some_and(|item| item.batch.is_none()) {
-            if let Some(item) = items.pop() {
-                put_back(&mut waiting, item);
-            }
+        // Flushes in front of the first batch do not leave without it.
+        while keep == 0
+            && let Some(item) = items.pop()
+        {
+            waiting.give_back(item);
         }
-        let Some(item) = items.last_mut() else {
-            return false;
-        };
-        let Some(batch) = item.batch.take() else {
-            return false;
-        };
-        let rows = batch.num_rows();
-        if rows <= 1 {
-            if let Some(waiter) = item.waiter.take() {
-                let _ = waiter.send(Err(Error::TooLarge {
-                    what: "one row".into(),
-                    actual,
-                    limit_name: "max_buffer_bytes",
-                    limit,
-                }));
-            }
-            return false;
-        }
-        let half = rows / 2;
-        let bytes = item.bytes / 2;
-        let mut second = Item {
-            batch: Some(batch.slice(half, rows - half)),
-            bytes: item.bytes - bytes,
-            held: Held::default(),
-            waiter: item.waiter.take(),
-            urgent: item.urgent,
-            queued: item.queued,
-        };
-        std::mem::swap(&mut second.held, &mut item.held);
-        item.batch = Some(batch.slice(0, half));
-        item.bytes = bytes;
-        put_back(&mut waiting, second);
-        true
     }
 
     /// Takes the answer of one PUT.
@@ -254,7 +244,7 @@ impl Flusher {
         // with the same bytes.
         add(&self.queue.counters.dead_positions, 1usize);
         entry.position = self.next;
-        self.next = self.next.next().map_err(|error| Failure { error, from: None })?;
+        self.next = self.next.next().map_err(|error| self.failure(error))?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
         if let Some(entry) = self.window.back() {
             self.start_put(entry);
@@ -271,18 +261,14 @@ impl Flusher {
             self.tenure.acknowledge(entry.position);
             let batches = entry.batches.len();
             let taken = self.sink.landed(entry.position, entry.batches, entry.held);
-            {
-                // After the sink has them, so that a reader of both never misses them.
-                let mut waiting = self.queue.waiting();
-                waiting.in_flight.drain(..batches);
-                waiting.handed_over += batches as u64;
-            }
+            // After the sink has them, so that a reader of both never misses them.
+            self.queue.waiting().hand_over(batches);
             if let Err(reason) = taken {
                 let error = self.tenure.poison(reason, Outcome::Written);
-                entry.waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(error.clone()))));
+                entry.waiters.into_iter().for_each(|a| drop(a.waiter.send(Err(error.clone()))));
                 return Err(Failure { error, from: None });
             }
-            entry.waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(entry.position))));
+            entry.waiters.into_iter().for_each(|a| drop(a.waiter.send(Ok(entry.position))));
         }
         Ok(())
     }
@@ -293,40 +279,47 @@ impl Flusher {
             return;
         }
         let mut waiting = self.queue.waiting();
-        while waiting.items.front().is_some_and(|item| item.batch.is_none()) {
-            if let Some(waiter) = waiting.items.pop_front().and_then(|item| item.waiter) {
+        while waiting.first().is_some_and(|item| item.batch.is_none()) {
+            if let Some(waiter) = waiting.take().and_then(|item| item.waiter) {
                 let _ = waiter.send(Ok(self.tenure.acknowledged()));
             }
         }
     }
 
+    /// What stops the writer although no answer of the store did: the handle cannot go on with what it has accepted.
+    fn failure(&self, error: Error) -> Failure {
+        Failure { error: self.tenure.poison(error.to_string(), Outcome::NotWritten), from: None }
+    }
+
     /// Answers every append that was accepted and not acknowledged, each with what is true of it.
     fn answer_all(&mut self, failure: &Failure) {
-        let fenced_at = match (&failure.error, failure.from) {
-            (Error::Fenced { .. }, Some(position)) => Some(position),
-            _ => None,
+        let failed = self.window.iter().find(|entry| Some(entry.position) == failure.from).map(|entry| entry.number);
+        // Behind a successor's entry ours are dead wherever they land; at it, ours is not there.
+        let fence = failed.filter(|_| matches!(failure.error, Error::Fenced { .. }));
+        let outcome = |since: u64, until: u64| match (fence, failed) {
+            (Some(fence), _) if since >= fence => Outcome::NotWritten,
+            (None, Some(failed)) if since == failed && until == failed => failure.error.outcome(),
+            // Some of it was sent, and not answered in order.
+            _ => Outcome::Unknown,
         };
         for entry in self.window.drain(..) {
-            let outcome = match (failure.from, fenced_at) {
-                // Behind a successor's entry ours are dead wherever they land; at it, ours is not there.
-                (_, Some(fence)) if entry.position >= fence => Outcome::NotWritten,
-                (Some(failed), None) if entry.position == failed => failure.error.outcome(),
-                // Sent, and not answered in order.
-                _ => Outcome::Unknown,
-            };
-            for waiter in entry.waiters {
-                let _ = waiter.send(Err(failure.error.with_outcome(outcome)));
+            for Answered { waiter, since } in entry.waiters {
+                let _ = waiter.send(Err(failure.answer(&self.tenure, outcome(since, entry.number))));
             }
         }
-        let queued = {
-            let mut waiting = self.queue.waiting();
-            waiting.closed = true;
-            waiting.in_flight.clear();
-            waiting.bytes = 0;
-            std::mem::take(&mut waiting.items)
-        };
-        for waiter in queued.into_iter().filter_map(|item| item.waiter) {
-            let _ = waiter.send(Err(failure.error.with_outcome(Outcome::NotWritten)));
+        let queued = self.queue.waiting().abandon();
+        for item in queued {
+            let outcome = match (&item.batch, self.begun) {
+                (None, _) => Outcome::Unknown,
+                (Some(_), Some(since)) => outcome(since, u64::MAX),
+                (Some(_), None) => Outcome::NotWritten,
+            };
+            if let Some(waiter) = item.waiter {
+                let _ = waiter.send(Err(failure.answer(&self.tenure, outcome)));
+                if item.batch.is_some() {
+                    self.begun = None;
+                }
+            }
         }
     }
 }
@@ -335,6 +328,35 @@ impl Flusher {
 struct Failure {
     error: Error,
     from: Option<Position>,
+}
+
+impl Failure {
+    fn answer(&self, tenure: &Tenure, outcome: Outcome) -> Error {
+        match &self.error {
+            Error::Fenced { .. } | Error::Poisoned { .. } => self.error.with_outcome(outcome),
+            error if error.outcome() == outcome => error.clone(),
+            error => Error::Poisoned { shard: tenure.shard().id(), reason: error.to_string(), outcome },
+        }
+    }
+}
+
+/// Lets nobody wait for a task that is no more: a sink is the caller's code and may panic.
+struct StopOnPanic {
+    tenure: Tenure,
+    queue: Arc<Queue>,
+}
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = self.tenure.poison("the task that writes the log panicked", Outcome::Unknown);
+            let queued = self.queue.waiting().abandon();
+            for waiter in queued.into_iter().filter_map(|item| item.waiter) {
+                let _ = waiter.send(Err(error.clone()));
+            }
+            self.queue.stop_waiting_for_memory();
+        }
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -3,6 +3,7 @@
 //! `tenure` and `slot`.
 
 mod flusher;
+mod measure;
 mod queue;
 
 use std::future::Future;
@@ -55,7 +56,11 @@ impl Default for WalConfig {
 }
 
 impl WalConfig {
-    fn validate(&self) -> Result<()> {
+    /// Checks the limits of each field. A writer does it before it claims anything.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], naming the field and its limits.
+    pub fn validate(&self) -> Result<()> {
         let invalid = |what: String| Err(Error::InvalidArgument(what));
         if self.max_buffer_bytes < 4 << 10 || self.max_buffer_bytes > crate::MAX_ENTRY_BYTES {
             return invalid(format!("max_buffer_bytes is {}; use 4 KiB to 256 MiB", self.max_buffer_bytes));

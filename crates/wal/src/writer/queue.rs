@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::measure::{Framing, bytes_in_memory};
 use super::{Durability, WalConfig};
+use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
 use crate::stats::{Counters, WalStats, add, micros};
@@ -40,27 +42,96 @@ impl Held {
     }
 }
 
-/// One piece of an append: what goes into an entry as a whole.
+/// Where an append or a flush is answered.
+pub(super) type Waiter = oneshot::Sender<Result<Position>>;
+
+/// One piece of an append, which goes into an entry as a whole; or, without a batch, a flush.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) batch: Option<RecordBatch>,
     pub(super) bytes: usize,
     pub(super) held: Held,
     /// Answered when this piece is acknowledged: set on the last piece of an append.
-    pub(super) waiter: Option<oneshot::Sender<Result<Position>>>,
+    pub(super) waiter: Option<Waiter>,
     pub(super) urgent: bool,
     pub(super) queued: Instant,
 }
 
+/// What was accepted and not acknowledged, in order: first `in_flight`, then `items`.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    pub(super) items: VecDeque<Item>,
-    pub(super) bytes: usize,
-    /// Batches that were taken from `items` and have not landed, in order.
-    pub(super) in_flight: VecDeque<RecordBatch>,
+    items: VecDeque<Item>,
+    /// Of all `items`.
+    bytes: usize,
+    /// How many `items` want to be sent at once.
+    urgent: usize,
+    /// Batches that were taken from `items` and not given to the sink yet.
+    in_flight: VecDeque<RecordBatch>,
     /// Batches that landed and were given to the sink.
-    pub(super) handed_over: u64,
+    handed_over: u64,
     pub(super) closed: bool,
+    /// Closed, and everything was acknowledged: nobody will take an item any more.
+    pub(super) finished: bool,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(super) fn first(&self) -> Option<&Item> {
+        self.items.front()
+    }
+
+    /// Bytes of the batches that were not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether somebody waits for an item that was not taken.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent > 0
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.bytes;
+        self.urgent += usize::from(item.urgent);
+        self.items.push_back(item);
+    }
+
+    /// Takes the first item. A batch is in flight from here on: a reader of the queue misses it at no moment.
+    pub(super) fn take(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.bytes -= item.bytes;
+        self.urgent -= usize::from(item.urgent);
+        self.in_flight.extend(item.batch.clone());
+        Some(item)
+    }
+
+    /// Undoes the latest [`take`](Self::take).
+    pub(super) fn give_back(&mut self, item: Item) {
+        self.bytes += item.bytes;
+        self.urgent += usize::from(item.urgent);
+        if item.batch.is_some() {
+            self.in_flight.pop_back();
+        }
+        self.items.push_front(item);
+    }
+
+    /// The first `batches` in flight have been given to the sink.
+    pub(super) fn hand_over(&mut self, batches: usize) {
+        self.in_flight.drain(..batches.min(self.in_flight.len()));
+        self.handed_over += batches as u64;
+    }
+
+    /// Takes everything, for good: the writer has stopped.
+    pub(super) fn abandon(&mut self) -> VecDeque<Item> {
+        self.closed = true;
+        self.in_flight.clear();
+        self.bytes = 0;
+        self.urgent = 0;
+        std::mem::take(&mut self.items)
+    }
 }
 
 /// The shared side of a writer.
@@ -73,8 +144,11 @@ pub(super) struct Queue {
     /// Rung when something was queued or the queue was closed.
     pub(super) bell: Notify,
     budget: Arc<Semaphore>,
+    /// Who waits for memory goes first, in the order of coming.
+    turn: tokio::sync::Mutex<()>,
     starving: AtomicUsize,
     hungry: Notify,
+    framing: Framing,
     waiting: Mutex<Waiting>,
 }
 
@@ -83,11 +157,13 @@ impl Queue {
         let counters = Counters::default();
         counters.next_position.store(tenure.sentinel().next()?.get(), Ordering::Relaxed);
         Ok(Self {
+            framing: Framing::of(&schema, tenure.identity())?,
             tenure,
             schema,
             counters,
             bell: Notify::new(),
             budget: Arc::new(Semaphore::new(config.max_unflushed_bytes)),
+            turn: tokio::sync::Mutex::default(),
             starving: AtomicUsize::new(0),
             hungry: Notify::new(),
             waiting: Mutex::default(),
@@ -103,14 +179,9 @@ impl Queue {
     pub(super) async fn push(&self, batch: RecordBatch, durable: bool) -> Result<Durability> {
         self.tenure.check()?;
         if batch.schema_ref().fields() != self.schema.fields() {
-            return Err(Error::InvalidArgument(format!(
-                "the batch has the columns {:?}, the log of shard {} has {:?}",
-                names(batch.schema_ref()),
-                self.tenure.shard().id(),
-                names(&self.schema)
-            )));
+            return Err(Error::other_columns(self.tenure.shard().id(), batch.schema_ref(), &self.schema));
         }
-        let bytes = estimate(&batch)?;
+        let bytes = bytes_in_memory(&batch)?;
         if bytes > self.config.max_unflushed_bytes {
             return Err(Error::TooLarge {
                 what: format!("the append of {} rows", batch.num_rows()),
@@ -120,21 +191,50 @@ impl Queue {
             });
         }
         let pieces = self.pieces(batch, bytes)?;
-        let mut held = self.room_for(bytes).await?;
-        let (waiter, durability) = self.promise();
-        let mut waiting = self.waiting();
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let starving = {
+            let waiting = self.waiting();
+            // Nobody is passed who waits for memory, also if there is room by now: appends keep their order.
+            if !self.is_waiting_for_memory()
+                && let Ok(permit) = Arc::clone(&self.budget).try_acquire_many_owned(permits)
+            {
+                return self.enqueue(waiting, pieces, Held(Some(permit)), durable);
+            }
+            Starving::new(&self.starving)
+        };
+        let started = Instant::now();
+        self.hungry.notify_one();
+        self.bell.notify_one();
+        let _turn = self.turn.lock().await;
+        let permit = Arc::clone(&self.budget).acquire_many_owned(permits).await;
+        add(&self.counters.backpressure_waits, 1usize);
+        add(&self.counters.backpressure_micros, started.elapsed().as_micros());
+        let permit = permit.map_err(|_| self.tenure.check().err().unwrap_or_else(|| self.is_closed()))?;
+        let waiting = self.waiting();
+        let accepted = self.enqueue(waiting, pieces, Held(Some(permit)), durable);
+        drop(starving);
+        accepted
+    }
+
+    fn enqueue(
+        &self,
+        mut waiting: MutexGuard<'_, Waiting>,
+        pieces: Vec<(RecordBatch, usize)>,
+        mut held: Held,
+        durable: bool,
+    ) -> Result<Durability> {
         // Checked under the lock: the flusher answers everything it finds queued when it stops, and nothing later.
         self.tenure.check()?;
         if waiting.closed {
-            return Err(Error::Closed { shard: self.tenure.shard().id() });
+            return Err(self.is_closed());
         }
+        let (waiter, durability) = self.promise();
         add(&self.counters.appends, 1usize);
         add(&self.counters.rows, pieces.iter().map(|(b, _)| b.num_rows()).sum::<usize>());
         let last = pieces.len().saturating_sub(1);
         let mut waiter = Some(waiter);
         for (n, (batch, bytes)) in pieces.into_iter().enumerate() {
-            waiting.bytes += bytes;
-            waiting.items.push_back(Item {
+            waiting.push(Item {
                 batch: Some(batch),
                 bytes,
                 held: if n == last { std::mem::take(&mut held) } else { held.split(bytes) },
@@ -153,10 +253,11 @@ impl Queue {
         let (waiter, durability) = self.promise();
         let mut waiting = self.waiting();
         self.tenure.check()?;
-        if waiting.closed {
-            return Err(Error::Closed { shard: self.tenure.shard().id() });
+        if waiting.finished {
+            let _ = waiter.send(Ok(self.tenure.acknowledged()));
+            return Ok(durability);
         }
-        waiting.items.push_back(Item {
+        waiting.push(Item {
             batch: None,
             bytes: 0,
             held: Held::default(),
@@ -169,6 +270,10 @@ impl Queue {
         Ok(durability)
     }
 
+    fn is_closed(&self) -> Error {
+        Error::Closed { shard: self.tenure.shard().id() }
+    }
+
     fn promise(&self) -> (oneshot::Sender<Result<Position>>, Durability) {
         let (waiter, answer) = oneshot::channel();
         let dropped = Error::Poisoned {
@@ -179,39 +284,45 @@ impl Queue {
         (waiter, Durability { answer, dropped })
     }
 
-    /// Splits a batch by rows so that each piece fits into an entry of its own with room to spare.
+    /// Splits a batch by rows into pieces that each fit into an entry of their own, mostly with room to spare. That
+    /// is decided before anything is queued: a row that fits into no entry refuses its whole append.
     fn pieces(&self, batch: RecordBatch, bytes: usize) -> Result<Vec<(RecordBatch, usize)>> {
         let target = self.config.max_buffer_bytes / 2;
+        let mut pieces = Vec::new();
         if bytes <= target || batch.num_rows() <= 1 {
-            return Ok(vec![(batch, bytes)]);
+            self.cut(batch, bytes, &mut pieces)?;
+            return Ok(pieces);
         }
         let rows = (batch.num_rows() * target / bytes).max(1);
-        let mut pieces = Vec::new();
         let mut start = 0;
         while start < batch.num_rows() {
             let piece = batch.slice(start, rows.min(batch.num_rows() - start));
             start += rows;
-            let bytes = estimate(&piece)?;
-            pieces.push((piece, bytes));
+            let bytes = bytes_in_memory(&piece)?;
+            self.cut(piece, bytes, &mut pieces)?;
         }
         Ok(pieces)
     }
 
-    async fn room_for(&self, bytes: usize) -> Result<Held> {
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let closed = |_| self.tenure.check().err().unwrap_or(Error::Closed { shard: self.tenure.shard().id() });
-        let acquire = Arc::clone(&self.budget).acquire_many_owned(permits);
-        tokio::pin!(acquire);
-        if let std::task::Poll::Ready(permit) = futures::poll!(&mut acquire) {
-            return permit.map(|p| Held(Some(p))).map_err(closed);
+    /// Halves a batch until each part fits.
+    fn cut(&self, batch: RecordBatch, bytes: usize, pieces: &mut Vec<(RecordBatch, usize)>) -> Result<()> {
+        let limit = self.config.max_buffer_bytes;
+        if !self.framing.surely_fits(bytes, limit) {
+            let actual = encode_rows(&self.schema, std::slice::from_ref(&batch), self.tenure.identity())?.len();
+            let rows = batch.num_rows();
+            if actual > limit && rows <= 1 {
+                return Err(Error::TooLarge { what: "one row".into(), actual, limit_name: "max_buffer_bytes", limit });
+            }
+            if actual > limit {
+                for half in [batch.slice(0, rows / 2), batch.slice(rows / 2, rows - rows / 2)] {
+                    let bytes = bytes_in_memory(&half)?;
+                    self.cut(half, bytes, pieces)?;
+                }
+                return Ok(());
+            }
         }
-        let started = Instant::now();
-        let _starving = Starving::new(&self.starving);
-        self.hungry.notify_one();
-        let permit = acquire.await;
-        add(&self.counters.backpressure_waits, 1usize);
-        add(&self.counters.backpressure_micros, started.elapsed().as_micros());
-        permit.map(|p| Held(Some(p))).map_err(closed)
+        pieces.push((batch, bytes));
+        Ok(())
     }
 
     pub(super) fn hold(&self, bytes: usize) -> Held {
@@ -279,17 +390,4 @@ impl Drop for Starving<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn names(schema: &SchemaRef) -> Vec<String> {
-    schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect()
-}
-
-/// Bytes that a batch takes in memory, slices counted as what they show; at least one.
-fn estimate(batch: &RecordBatch) -> Result<usize> {
-    let mut bytes = 1;
-    for column in batch.columns() {
-        bytes += column.to_data().get_slice_memory_size().map_err(Error::arrow("cannot measure a batch"))?;
-    }
-    Ok(bytes)
 }

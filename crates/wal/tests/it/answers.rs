@@ -16,7 +16,6 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::Appender, Kind::Writer { max_in_flight: 1 }, Kind::Writer { max_in_flight: 4 }];
 
-#[expect(clippy::large_enum_variant, reason = "one per test")]
 enum Handle {
     Appender(WalAppender),
     Writer(WalWriter),

@@ -251,7 +251,7 @@ async fn a_batch_of_another_schema_is_refused_and_changes_nothing() {
     for other in &others {
         let error = appender.append(&schema(), &[batch([7]), other.clone()]).await.unwrap_err();
         assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
-        let error = appender.append(&schema(), &[other.clone()]).await.unwrap_err();
+        let error = appender.append(&schema(), std::slice::from_ref(other)).await.unwrap_err();
         assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
     }
     append(&mut appender, [2]).await.unwrap();

@@ -133,6 +133,7 @@ impl World {
     }
 
     async fn step(&mut self) {
+        if std::env::var("TRACE_SEED").is_ok() { eprintln!("step, {} tenures, manifest {}, time {:?}", self.tenures.len(), self.bucket.manifest().await.version, tokio::time::Instant::now()); }
         match self.rng.below(20) {
             0 | 1 => self.take_over().await,
             2 => self.truncate().await,
@@ -224,7 +225,9 @@ impl World {
 #[test]
 fn what_was_promised_is_what_a_replay_returns() {
     let seeds = std::env::var("FENCEPOST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
-    for seed in 0..seeds {
+    let first = std::env::var("FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    for seed in first..seeds {
+        if std::env::var("TRACE_SEED").is_ok() { eprintln!("running {seed}"); }
         let run = std::panic::catch_unwind(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {

@@ -189,11 +189,8 @@ async fn a_read_that_was_dropped_half_way_loses_nothing() {
     }
     // The GETs under way hang from here on; whoever waits for one gives up, several times.
     let gate = process.faults.on(Op::Get).path_contains("/wal/").always().stall();
-    loop {
-        match tokio::time::timeout(Duration::from_millis(10), tailer.next()).await {
-            Ok(entry) => ids.extend(ids_of(&entry.unwrap().unwrap())),
-            Err(_) => break,
-        }
+    while let Ok(entry) = tokio::time::timeout(Duration::from_millis(10), tailer.next()).await {
+        ids.extend(ids_of(&entry.unwrap().unwrap()));
     }
     for _ in 0..3 {
         assert!(tokio::time::timeout(Duration::from_millis(10), tailer.next()).await.is_err());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow_array::types::Int8Type;
-use arrow_array::{Array, ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray, StringViewArray};
+use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray, StringViewArray};
 use arrow_schema::SchemaRef;
 use fencepost_sim::{Fault, Op, Rng};
 use fencepost_wal::{
@@ -124,7 +124,7 @@ async fn a_full_buffer_is_sent_at_once() {
         settle().await;
     }
     assert_eq!(entries_sent(&process), 1);
-    for durable in durable.into_iter().take(3) {
+    for durable in durable.into_iter().take(2) {
         durable.await.unwrap();
     }
     assert_eq!(Instant::now(), started);
@@ -149,6 +149,18 @@ async fn flush_and_a_durable_append_take_the_non_durable_ones_along() {
     assert_eq!(Instant::now(), started);
     assert_eq!(entries_sent(&process), 2, "a flush of nothing writes nothing");
     assert_eq!(bucket.rows().await, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_waits_without_spinning_while_the_window_is_open() {
+    let bucket = bucket().await;
+    let process = bucket.process();
+    let (writer, _) = wide_writer(&process, 4).await;
+    process.faults.on(Op::Create).path_contains("/wal/").then(Fault::Delay(HOUR / 1000));
+    drop(writer.append_urgent(batch([1])).await.unwrap());
+    // Time stands still as long as a task runs.
+    writer.flush().await.unwrap();
+    assert!(writer.pending().1.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,12 +213,12 @@ async fn acknowledgements_keep_the_order_of_positions() {
         must_wait(append).await;
     }
     assert_eq!(writer.stats().entries, 36);
-    assert_eq!(writer.pending().iter().flat_map(ids_of_batch).collect::<Vec<_>>(), [100, 101, 102, 103]);
+    assert_eq!(writer.pending().1.iter().flat_map(ids_of_batch).collect::<Vec<_>>(), [100, 101, 102, 103]);
     process.faults.land_late().await;
     for (n, append) in appends.into_iter().enumerate() {
         assert_eq!(append.await.unwrap(), Position::new(35 + n as u64));
     }
-    assert!(writer.pending().is_empty());
+    assert!(writer.pending().1.is_empty());
 }
 
 // How large.
@@ -382,11 +394,11 @@ async fn a_failed_put_leaves_what_is_queued_in_the_queue() {
         durable.push(writer.append_no_wait(batch([id])).await.unwrap());
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(writer.pending().iter().flat_map(ids_of_batch).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    assert_eq!(writer.pending().1.iter().flat_map(ids_of_batch).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
     for durable in durable {
         durable.await.unwrap();
     }
-    assert!(writer.pending().is_empty());
+    assert!(writer.pending().1.is_empty());
     assert_eq!(bucket.rows().await, (0..10).collect::<Vec<_>>());
 }
 
@@ -407,7 +419,7 @@ async fn memory_is_bounded_by_one_budget() {
         assert!(writer.stats().unflushed_bytes <= 10_000);
     }
     assert!(writer.is_waiting_for_memory());
-    assert!(writer.pending().len() < 10);
+    assert!(writer.pending().1.len() < 10);
     gate.release();
     for append in appends {
         append.await.unwrap();
@@ -779,53 +791,59 @@ async fn close_waits_for_what_was_accepted_and_takes_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_refuses_appends_and_publishing_and_closing_go_on() {
-    let bucket = bucket().await;
-    let writer = bucket.process().writer(small()).await;
-    for id in 0..5 {
-        drop(writer.append_no_wait(batch([id])).await.unwrap());
-    }
-    writer.drain().await.unwrap();
-    let error = writer.append(batch([9])).await.unwrap_err();
-    assert!(matches!(error, Error::Closed { .. }), "{error}");
-    writer.drain().await.unwrap();
-    writer.flush().await.unwrap();
-    let acknowledged = writer.tenure().acknowledged();
-    writer.tenure().publish(None, acknowledged).await.unwrap();
-    writer.close().await.unwrap();
-    assert_eq!(bucket.manifest().await.extension.unwrap().closed_cleanly_epoch.get(), 1);
-    assert_eq!(bucket.manifest().await.replay_after, acknowledged);
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_drains_at_once_both_wait() {
+async fn a_close_refuses_appends_from_its_first_moment_on() {
     let bucket = bucket().await;
     let process = bucket.patient();
     let writer = process.writer(WalConfig::default()).await;
     let gate = process.faults.on(Op::Create).path_contains("/wal/").stall();
     let appends = start_appends(&writer, 0..2).await;
-    let mut first = Box::pin(writer.drain());
-    let mut second = Box::pin(writer.drain());
-    must_wait(&mut first).await;
-    must_wait(&mut second).await;
-    settle().await;
-    must_wait(&mut second).await;
+    let mut closing = Box::pin(writer.close());
+    must_wait(&mut closing).await;
+    let error = writer.append(batch([9])).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+    // What it waits for may be waited for by others too.
+    let mut flush = Box::pin(writer.flush());
+    must_wait(&mut flush).await;
     gate.release();
-    second.await.unwrap();
-    first.await.unwrap();
+    closing.await.unwrap();
+    flush.await.unwrap();
     for append in appends {
         append.await.unwrap();
+    }
+    assert!(matches!(writer.close().await, Err(Error::Closed { .. })));
+    assert!(matches!(writer.append(batch([9])).await, Err(Error::Closed { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_was_dropped_half_way_can_be_asked_for_again() {
+    for stall_at in ["/wal/", "/manifest/"] {
+        let bucket = bucket().await;
+        let process = bucket.patient();
+        let writer = process.writer(WalConfig::default()).await;
+        let gate = process.faults.on(Op::Create).path_contains(stall_at).stall();
+        let durable = writer.append_no_wait(batch([1])).await.unwrap();
+        let mut closing = Box::pin(writer.close());
+        while gate.arrivals() == 0 {
+            must_wait(&mut closing).await;
+            settle().await;
+        }
+        drop(closing);
+        gate.release();
+        let again = tokio::time::timeout(HOUR, writer.close()).await.expect("it waits for ever");
+        again.unwrap();
+        durable.await.unwrap();
+        assert_eq!(bucket.manifest().await.extension.unwrap().closed_cleanly_epoch.get(), 1, "{stall_at}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_that_waits_for_memory_while_the_writer_drains_is_refused() {
+async fn an_append_that_waits_for_memory_while_the_writer_closes_is_refused() {
     let bucket = bucket().await;
     let memtable = MemTable::default();
     let writer = full(&bucket.process(), &memtable).await;
     let mut waits = Box::pin(writer.append(batch([10])));
     must_wait(&mut waits).await;
-    writer.drain().await.unwrap();
+    writer.close().await.unwrap();
     let error = tokio::time::timeout(HOUR, waits).await.expect("it waits for ever").unwrap_err();
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
