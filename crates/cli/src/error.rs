@@ -153,15 +153,26 @@ impl From<DataFusionError> for CliError {
     }
 }
 
+const STORE_HELP: &str = "check the URL, the credentials and the --storage-option values, then run the command again";
+
+/// Whether the store is among the causes of an error; an object that is missing is not the store's fault.
+fn is_store_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if let Some(e) = e.downcast_ref::<object_store::Error>() {
+            return !matches!(e, object_store::Error::NotFound { .. });
+        }
+        cause = e.source();
+    }
+    false
+}
+
 fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
     match error {
         WalError::InvalidUrl { .. } => {
             (Exit::Store, Some("use a path or a URL of the form file://, memory://, s3://, gs:// or az://"))
         }
-        WalError::Store { .. } => (
-            Exit::Store,
-            Some("check the URL, the credentials and the --storage-option values, then run the command again"),
-        ),
+        WalError::Store { .. } => (Exit::Store, Some(STORE_HELP)),
         WalError::StoreUnfit { .. } => (Exit::Store, Some("`fencepost probe URL` shows what a store honours")),
         WalError::Fenced { .. } => (
             Exit::Fenced,
@@ -188,10 +199,14 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::InvalidOptions(_) => (Exit::Usage, None),
         E::InvalidBatch(_) => (Exit::Input, None),
         E::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
-        E::PartlyWritten { source, .. } => (
-            judge_engine(source).0,
-            Some("run the command again: on a table with a primary key the rows that were written are not doubled"),
-        ),
+        E::PartlyWritten { source, .. } => match judge_engine(source) {
+            fenced @ (Exit::Fenced, _) => fenced,
+            (exit, _) => (
+                exit,
+                Some("run the command again: on a table with a primary key the rows that were written are not doubled"),
+            ),
+        },
+        E::Lance { source, .. } if is_store_error(source.as_ref()) => (Exit::Store, Some(STORE_HELP)),
         _ => (Exit::Failure, None),
     }
 }

@@ -21,7 +21,7 @@ use lance_index::mem_wal::MemWalIndexDetails;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
-pub(crate) use self::shard_ids::{bucket_field_entry, bucket_of_field_entry, shard_id_for, shard_ids};
+pub(crate) use self::shard_ids::{bucket_field_entry, shard_ids};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 use crate::sharding::Sharding;
@@ -146,11 +146,6 @@ impl BaseTable {
     /// The number of the sharding spec, which each shard manifest repeats.
     pub(crate) fn sharding_spec_id(&self) -> u32 {
         self.sharding_spec_id
-    }
-
-    /// The table's own id.
-    pub(crate) fn table_id(&self) -> Uuid {
-        self.table_id
     }
 
     /// The ids of all shards, in bucket order.

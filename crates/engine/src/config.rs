@@ -38,6 +38,7 @@ impl WriterConfig {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
+        self.wal.validate()?;
         let Some(memtable) = &self.memtable else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! The engine's errors, by what the caller can do about them.
 
-use fencepost_wal::{Generation, Outcome};
+use fencepost_wal::{Error as WalError, Generation, Outcome, Position, Shard};
 
 /// Result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -88,8 +88,8 @@ pub enum Error {
     #[error("{0}")]
     NotSupported(String),
 
-    /// The rows of one call went to several shards, and not all shards took them.
-    #[error("{written} of {shards} shards wrote their rows of this call; shard {failed} did not: {source}")]
+    /// The rows of one call went to several shards, and not all of these acknowledged their part.
+    #[error("{written} of {shards} shards acknowledged their rows of this call; shard {failed} did not: {source}")]
     PartlyWritten {
         /// Shards that acknowledged their part.
         written: usize,
@@ -113,13 +113,36 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the rows of the failed call are in the table: not written, written, or unknown until reopened.
+    /// Whether the rows of the failed call are in the table: not written, written, or unknown until reopened. For
+    /// `flush` and `close` these are the rows that were accepted before. Calls that write nothing say "not written".
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::Wal(e) => e.outcome(),
             Error::PartlyWritten { .. } => Outcome::Unknown,
+            Error::FlushFailed { .. } => Outcome::Written,
             _ => Outcome::NotWritten,
         }
+    }
+
+    /// The same failure as the answer to a call that waited for rows of earlier calls. That this call itself wrote
+    /// nothing says nothing about those.
+    pub(crate) fn about_earlier_rows(mut self) -> Self {
+        if let Error::Wal(WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. }) = &mut self
+            && *outcome == Outcome::NotWritten
+        {
+            *outcome = Outcome::Unknown;
+        }
+        self
+    }
+
+    /// The failure of reading rows back from the log: they do not fit the table that the entry belongs to.
+    pub(crate) fn in_log_entry(self, shard: &Shard, position: Position) -> Self {
+        let reason = match self {
+            Error::InvalidBatch(reason) => reason,
+            other => return other,
+        };
+        let path = shard.entry_path(position);
+        Error::Corrupt { url: format!("{} (log entry {path})", shard.store().url()), reason }
     }
 
     pub(crate) fn lance(what: impl Into<String>) -> impl FnOnce(lance::Error) -> Error {

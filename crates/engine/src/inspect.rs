@@ -111,9 +111,7 @@ async fn inspect_shard(shard: Shard) -> Result<ShardInspection> {
             rows_in_log,
             current_generation: manifest.current_generation.get(),
             sstables: sstables.collect(),
-            fences: fences
-                .map(|f| FenceInspection { position: f.position.get(), epoch: f.epoch.get() })
-                .collect(),
+            fences: fences.map(|f| FenceInspection { position: f.position.get(), epoch: f.epoch.get() }).collect(),
         });
     }
 }

@@ -191,6 +191,7 @@ impl<S: BuildHasher> KeySet<S> {
     }
 
     /// How many different keys the set holds.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }

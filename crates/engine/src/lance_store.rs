@@ -161,7 +161,9 @@ pub(crate) async fn scan(
     let failed = || Error::lance(format!("scanning {}", dataset.uri()));
     let mut scanner = dataset.scan();
     if let Some(columns) = projection {
-        scanner.project(columns).map_err(failed())?;
+        // Quoted by hand: `project` takes a name with dots or backticks for a path.
+        let columns = columns.iter().map(|name| (name, format!("`{}`", name.replace('`', "``"))));
+        scanner.project_with_transform(&columns.collect::<Vec<_>>()).map_err(failed())?;
     }
     if let Some(filter) = filter {
         scanner.filter_expr(filter);

@@ -61,9 +61,7 @@ mod writer;
 
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
-pub use inspect::{
-    BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection,
-};
+pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use sharding::Sharding;
 pub use table::{Table, TableOptions};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

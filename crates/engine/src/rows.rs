@@ -1,10 +1,11 @@
 //! A table's rows on their way in and out: the user's batches, the storage schema that log, MemTable and SSTables
 //! share, and the primary key. Knows nothing of where rows are kept.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ impl RowFormat {
     /// [`Error::InvalidBatch`] that names the column: unknown, missing, of another type, or null where it may not be.
     pub(crate) fn check_put(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.columns_by_name(batch, &self.user)?;
+        let columns = self.user.fields().iter().zip(&columns).map(|(to, column)| without_views(column, to));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
         for (field, column) in self.user.fields().iter().zip(&columns) {
             if !field.is_nullable()
                 && let Some(nulls) = column.logical_nulls().filter(|nulls| nulls.null_count() > 0)
@@ -69,11 +72,12 @@ impl RowFormat {
         relabel(&named, &self.storage)
     }
 
-    /// Tombstones for the keys of a batch that has exactly the key columns.
+    /// A batch of keys with the table's types.
     ///
     /// # Errors
-    /// [`Error::InvalidBatch`] for other columns or a null in a key; [`Error::NotSupported`] without a primary key.
-    pub(crate) fn tombstones(&self, keys: &RecordBatch) -> Result<RecordBatch> {
+    /// [`Error::InvalidBatch`] for other columns than the key's or a null in a key; [`Error::NotSupported`] without a
+    /// primary key.
+    pub(crate) fn check_keys(&self, keys: &RecordBatch) -> Result<RecordBatch> {
         let Some(encoder) = &self.keys else {
             return Err(Error::NotSupported(
                 "rows of a table without a primary key cannot be deleted; create the table with a primary key".into(),
@@ -86,7 +90,24 @@ impl RowFormat {
                 self.primary_key.join(", ")
             )));
         }
-        encoder.encode(keys)?;
+        let mut found = keys.schema_ref().fields().iter().map(|field| field.name());
+        let mut seen = HashSet::new();
+        if let Some(twice) = found.find(|name| !seen.insert(*name)) {
+            return Err(Error::InvalidBatch(format!("column `{twice}` appears twice")));
+        }
+        let columns = keys.schema_ref().fields().iter().zip(keys.columns());
+        let columns = columns.map(|(field, column)| match self.user.field_with_name(field.name()) {
+            Ok(to) => without_views(column, to),
+            Err(_) => Ok(Arc::clone(column)),
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let keys = with_columns(&unlabelled(keys.schema_ref(), &columns), columns, keys.num_rows())?;
+        encoder.encode(&keys)?;
+        Ok(keys)
+    }
+
+    /// Checked keys as tombstones of the storage schema.
+    pub(crate) fn tombstones(&self, keys: &RecordBatch) -> Result<RecordBatch> {
         let rows = keys.num_rows();
         let columns: Vec<ArrayRef> = self
             .storage
@@ -103,7 +124,7 @@ impl RowFormat {
     }
 
     /// A batch from the log, written by a writer of either mode, as rows of the storage schema.
-    pub(crate) fn from_log(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    pub(crate) fn log_rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         match batch.schema_ref().index_of(TOMBSTONE) {
             Ok(_) => {
                 let columns = self.columns_by_name(batch, &self.storage)?;
@@ -130,9 +151,22 @@ impl RowFormat {
         }
         let column = |name: &String| match batch.column_by_name(name) {
             Some(column) => Ok(Arc::clone(column)),
-            None => Err(Error::InvalidBatch(format!("column `{name}` is missing; the table has the columns {}", known()))),
+            None => {
+                Err(Error::InvalidBatch(format!("column `{name}` is missing; the table has the columns {}", known())))
+            }
         };
         schema.fields().iter().map(|field| column(field.name())).collect()
+    }
+}
+
+/// Lance stores strings and bytes without views, and so does a table that was created with them: DataFusion, which
+/// makes views of everything, can write what it has read.
+fn without_views(column: &ArrayRef, to: &Field) -> Result<ArrayRef> {
+    use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
+    match (column.data_type(), to.data_type()) {
+        (Utf8View, Utf8 | LargeUtf8) | (BinaryView, Binary | LargeBinary) => arrow_cast::cast(column, to.data_type())
+            .map_err(|e| Error::InvalidBatch(format!("column `{}`: {e}", to.name()))),
+        _ => Ok(Arc::clone(column)),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
-use crate::read::{LsmTable, snapshot_from_storage};
+use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
 use crate::writer::{ShardWriter, TableWriter};
 
@@ -33,6 +33,8 @@ pub struct TableOptions {
 pub struct Table {
     store: Store,
     base: BaseTable,
+    /// Shared by every reader and writer of this handle.
+    cache: Arc<SsTableCache>,
 }
 
 impl Table {
@@ -45,7 +47,7 @@ impl Table {
         sharding.validate(&schema, &primary_key)?;
         let lance = LanceStore::new(&store);
         let base = BaseTable::create(&lance, &schema, &primary_key, &sharding).await?;
-        let table = Self { store, base };
+        let table = Self::of(store, base);
         table.create_shards().await?;
         Ok(table)
     }
@@ -56,7 +58,12 @@ impl Table {
     /// [`Error::TableNotFound`], saying what was found instead.
     pub async fn open(store: Store) -> Result<Self> {
         let base = BaseTable::open(&LanceStore::new(&store)).await?;
-        Ok(Self { store, base })
+        Ok(Self::of(store, base))
+    }
+
+    fn of(store: Store, base: BaseTable) -> Self {
+        let cache = Arc::new(SsTableCache::new(base.lance_store().clone()));
+        Self { store, base, cache }
     }
 
     /// The columns.
@@ -98,11 +105,12 @@ impl Table {
         // A creation may have died before it made the last shards.
         self.create_shards().await?;
         let shards = stream::iter(self.shard_ids()).map(|id| {
-            let (base, config, shard) = (base.clone(), config.clone(), self.shard(id));
-            async move { ShardWriter::open(base, shard, config).await }
+            let (base, cache, config) = (base.clone(), Arc::clone(&self.cache), config.clone());
+            let shard = self.shard(id);
+            async move { ShardWriter::open(base, cache, shard, config).await }
         });
         let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
-        TableWriter::new(base, shards)
+        TableWriter::new(base, Arc::clone(&self.cache), shards)
     }
 
     /// Takes one shard over for writing. Its rows are the caller's to choose: they must belong there.
@@ -114,7 +122,8 @@ impl Table {
             return Err(Error::InvalidOptions(format!("the table at {} has no shard {shard}", self.store.url())));
         }
         self.create_shards().await?;
-        ShardWriter::open(self.base.refreshed().await?, self.shard(shard), config).await
+        let base = self.base.refreshed().await?;
+        ShardWriter::open(base, Arc::clone(&self.cache), self.shard(shard), config).await
     }
 
     /// The table as storage has it now, for SQL: base table, SSTables and the tail of each log. Writes nothing and
@@ -123,7 +132,7 @@ impl Table {
     /// # Errors
     /// Errors of reading; damaged objects are named.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        Ok(Arc::new(LsmTable::new(snapshot_from_storage(&self.base).await?)))
+        Ok(Arc::new(LsmTable::new(snapshot_from_storage(&self.base, &self.cache).await?)))
     }
 
     /// Where every shard stands.
@@ -137,8 +146,14 @@ impl Table {
     /// Takes every shard over, flushes what its log holds, and closes it.
     ///
     /// # Errors
-    /// As [`writer`](Self::writer) and [`TableWriter::close`].
+    /// As [`writer`](Self::writer) and [`TableWriter::close`]; [`Error::InvalidOptions`] for a WAL-only configuration,
+    /// which has nothing to flush into.
     pub async fn flush(&self, config: WriterConfig) -> Result<()> {
+        if config.memtable.is_none() {
+            return Err(Error::InvalidOptions(
+                "flushing needs a MemTable: set `memtable` in the writer's config".into(),
+            ));
+        }
         self.writer(config).await?.close().await
     }
 

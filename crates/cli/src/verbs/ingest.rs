@@ -60,9 +60,9 @@ struct Done {
 impl Done {
     fn sentence(&self, keyed: bool) -> String {
         let again = if keyed {
-            "ingest the whole input again once that is solved: rows that are there already are not doubled"
+            "to go on, ingest the whole input again: rows that are there already are not doubled"
         } else {
-            "the table has no primary key, so ingest only the rest of the input"
+            "to go on, ingest only the rest of the input: the table has no primary key, so rows can be doubled"
         };
         match self.rows {
             0 => "no row was acknowledged".to_string(),
@@ -141,7 +141,7 @@ fn report(output: Output, done: &Done, seconds: f64) -> Result<()> {
 
 /// The table that is written to: one that is there, or one that will be created once the input proved readable.
 enum Target {
-    Existing(Table),
+    Existing(Box<Table>),
     New(SchemaRef, TableOptions),
 }
 
@@ -150,12 +150,12 @@ impl Target {
         let Some(like) = &args.like else {
             let table = table::open(&args.table).await?;
             table::check_layout(&table, &args.layout)?;
-            return Ok(Target::Existing(table));
+            return Ok(Target::Existing(Box::new(table)));
         };
         match table::open_if_there(&args.table).await? {
             Some(table) => {
                 table::check_layout(&table, &args.layout)?;
-                Ok(Target::Existing(table))
+                Ok(Target::Existing(Box::new(table)))
             }
             None => {
                 let (schema, options) = table::plan(input::schema_of(like, args.format)?, &args.layout)?;
@@ -173,7 +173,7 @@ impl Target {
 
     async fn open_or_create(self, args: &IngestArgs) -> Result<Table> {
         match self {
-            Target::Existing(table) => Ok(table),
+            Target::Existing(table) => Ok(*table),
             Target::New(schema, options) => table::create(&args.table, schema, options).await,
         }
     }

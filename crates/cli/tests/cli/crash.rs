@@ -11,6 +11,7 @@ use crate::support::{Place, command, fencepost};
 
 /// How often the writer is killed; `FENCEPOST_CRASHES` overrides it.
 const CRASHES: usize = 50;
+const CRASHES_PER_TABLE: usize = 10;
 
 /// A table, as arguments: its URL and the options of its store.
 type Target = [String];
@@ -69,15 +70,27 @@ impl Crashed {
     }
 }
 
-fn crash_again_and_again(table: &Target, seed: u64) {
+/// Kills writers of several tables, and checks after every kill. A table per few kills keeps the checks short.
+fn crash_again_and_again(seed: u64, table: impl Fn(usize) -> Vec<String>) {
     let crashes = std::env::var("FENCEPOST_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(CRASHES);
     let mut rng = Rng::new(seed);
+    let mut in_flight = 0;
+    for done in (0..crashes).step_by(CRASHES_PER_TABLE) {
+        let kills = CRASHES_PER_TABLE.min(crashes - done);
+        in_flight += crash_one_table(&mut rng, &table(done), kills);
+    }
+    assert!(in_flight > 0, "no kill met an append in flight");
+    println!("{crashes} kills, {in_flight} of them with appends in flight");
+}
+
+/// How many of the kills met appends in flight.
+fn crash_one_table(rng: &mut Rng, table: &Target, kills: usize) -> usize {
+    let run = |verb: &str, claims: &[String]| {
+        fencepost(std::iter::once(verb.to_string()).chain(table.to_vec()).chain(claims.to_vec()))
+    };
     let mut claims: Vec<String> = Vec::new();
     let (mut first, mut in_flight) = (0, 0);
-    let check = |claims: &[String]| {
-        fencepost(["__check"].iter().map(|v| v.to_string()).chain(table.to_vec()).chain(claims.to_vec()))
-    };
-    for _ in 0..crashes {
+    for _ in 0..kills {
         // Some writers die before their first acknowledgement, some after a MemTable or two.
         let lines = rng.below(60);
         let pause = Duration::from_micros(rng.below(3_000));
@@ -94,30 +107,28 @@ fn crash_again_and_again(table: &Target, seed: u64) {
         claims.extend(["--sent".to_string(), format!("{}..{}", said.first, said.sent)]);
         in_flight += usize::from(said.sent > said.acknowledged);
         first = said.sent;
-        check(&claims).ok();
+        run("__check", &claims).ok();
     }
-    assert!(in_flight > 0, "no kill met an append in flight");
-    let flush = ["flush"].iter().map(|v| v.to_string()).chain(table.to_vec());
-    fencepost(flush).ok();
-    let report = check(&claims).json();
-    println!("{crashes} kills, {in_flight} of them with appends in flight: {report}");
+    run("flush", &[]).ok();
+    run("__check", &claims).ok();
+    in_flight
 }
 
 #[test]
 fn no_acknowledged_row_is_lost_and_none_is_doubled_on_files() {
     let place = Place::new();
-    crash_again_and_again(&[place.table()], 7);
+    crash_again_and_again(7, |n| vec![place.path(&format!("t{n}")).display().to_string()]);
 }
 
 #[test]
 fn no_acknowledged_row_is_lost_and_none_is_doubled_on_s3() {
     let place = Place::new();
     let server = S3Server::start(place.path("s3")).unwrap();
-    crash_again_and_again(&s3_table(&server), 8);
+    crash_again_and_again(8, |n| s3_table(&server, &format!("t{n}")));
 }
 
 /// A table in the bucket, as arguments.
-pub(crate) fn s3_table(server: &S3Server) -> Vec<String> {
+pub(crate) fn s3_table(server: &S3Server, name: &str) -> Vec<String> {
     let options = server.storage_options().into_iter().map(|(k, v)| format!("--storage-option={k}={v}"));
-    std::iter::once(server.url("t")).chain(options).collect()
+    std::iter::once(server.url(name)).chain(options).collect()
 }

@@ -15,7 +15,7 @@ fn run(verb: &str, table: &[String], rest: &[&str]) -> Run {
 fn a_table_lives_on_s3() {
     let place = Place::new();
     let server = S3Server::start(place.path("s3")).unwrap();
-    let table = s3_table(&server);
+    let table = s3_table(&server, "t");
     assert_eq!(run("probe", &table, &["--output", "json"]).json()["fit"], true);
     run("create", &table, &["--columns", "id:int64,name:string", "--primary-key", "id"]).ok();
     let ingest = std::iter::once("ingest".to_string()).chain(table.clone());
@@ -32,7 +32,7 @@ fn a_table_lives_on_s3() {
 fn wrong_credentials_are_6_and_say_so() {
     let place = Place::new();
     let server = S3Server::start(place.path("s3")).unwrap();
-    let mut table = s3_table(&server);
+    let mut table = s3_table(&server, "t");
     for option in &mut table {
         if option.starts_with("--storage-option=aws_secret_access_key=") {
             option.push_str("-wrong");

@@ -184,6 +184,11 @@ fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
         if name == TOMBSTONE || lance_core::is_system_column(name) {
             return invalid(format!("the column name `{name}` is reserved; choose another"));
         }
+        if name.contains('`') {
+            return invalid(format!(
+                "the column name `{name}` has a backtick, which Lance takes for a quote; rename it"
+            ));
+        }
         if !names.insert(name) {
             return invalid(format!("two columns have the name `{name}`"));
         }

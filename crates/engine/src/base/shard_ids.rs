@@ -22,7 +22,7 @@ const NUM_BUCKETS_PARAMETER: &str = "num_buckets";
 
 /// The id of a shard: a version 5 UUID in the namespace of the table id, of the name `bucket=3` or `unsharded`. Every
 /// process finds the same shards without listing, and no two tables share one.
-pub(crate) fn shard_id_for(table_id: Uuid, bucket: Option<u32>) -> ShardId {
+pub(super) fn shard_id_for(table_id: Uuid, bucket: Option<u32>) -> ShardId {
     let name = match bucket {
         Some(bucket) => format!("{SHARDING_FIELD}={bucket}"),
         None => UNSHARDED_TRANSFORM.to_owned(),
@@ -46,12 +46,6 @@ pub(crate) fn shard_ids(table_id: Uuid, sharding: &Sharding) -> Vec<ShardId> {
 /// little-endian bytes.
 pub(crate) fn bucket_field_entry(bucket: u32) -> (String, Vec<u8>) {
     (SHARDING_FIELD.to_owned(), bucket.to_le_bytes().to_vec())
-}
-
-/// The bucket of such an entry; `None` if it is something else.
-pub(crate) fn bucket_of_field_entry(field_id: &str, value: &[u8]) -> Option<u32> {
-    let bytes = value.try_into().ok().filter(|_| field_id == SHARDING_FIELD)?;
-    u32::try_from(i32::from_le_bytes(bytes)).ok()
 }
 
 /// The sharding spec of a new table, as Lance's own `initialize_mem_wal` writes it.

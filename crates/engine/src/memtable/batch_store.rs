@@ -91,18 +91,6 @@ impl BatchView {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &StoredBatch> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).chain(&self.tail).map(Arc::as_ref)
     }
-
-    /// One row as a batch of its own, sharing the buffers.
-    pub(crate) fn row(&self, row: usize) -> Option<RecordBatch> {
-        let is_before = |stored: &Arc<StoredBatch>| stored.end() <= row;
-        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(is_before));
-        let batches = match self.chunks.get(chunk) {
-            Some(chunk) => chunk,
-            None => self.tail.as_slice(),
-        };
-        let stored = batches.get(batches.partition_point(is_before))?;
-        Some(stored.batch.slice(row - stored.first_row, 1))
-    }
 }
 
 /// The size of a batch's rows in bytes: of a slice only its part, and of string views only the strings that they

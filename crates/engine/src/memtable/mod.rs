@@ -20,8 +20,9 @@ use self::batch_store::BatchStore;
 use self::pk_index::PkIndex;
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
-use crate::{Epoch, Generation, Position};
+use crate::{Generation, Position};
 
+pub(crate) use self::batch_store::batch_bytes;
 pub(crate) use self::snapshot::MemTableSnapshot;
 
 /// One generation of a shard's rows. All calls take `&self`: one task applies entries while others take snapshots.
@@ -34,8 +35,7 @@ pub(crate) struct MemTable {
 }
 
 /// A batch that a MemTable will take: under its schema, with whole keys.
-#[derive(Debug)]
-pub(crate) struct Prepared {
+struct Prepared {
     batch: RecordBatch,
     /// One key for each row, if the table has a primary key.
     keys: Option<Rows>,
@@ -47,7 +47,6 @@ struct State {
     /// Rows have the same numbers as in `batches`.
     index: Option<PkIndex>,
     last_position: Position,
-    last_epoch: Epoch,
 }
 
 impl MemTable {
@@ -58,29 +57,18 @@ impl MemTable {
             batches: BatchStore::default(),
             index: keys.is_some().then(PkIndex::new),
             last_position: Position::ZERO,
-            last_epoch: Epoch::ZERO,
         };
         Self { schema, generation, keys, state: Arc::new(RwLock::new(state)) }
     }
 
-    /// Applies the entry at `position`, written under `epoch`, all of it or nothing: snapshots see every row of it or
-    /// none, and after an error the MemTable is as it was. An entry without rows (a fence sentinel) moves the last
-    /// position and epoch too. The buffers of the batches are shared, not copied.
+    /// Applies the entry at `position`, all of it or nothing: snapshots see every row of it or none, and after an error
+    /// the MemTable is as it was. The buffers of the batches are shared, not copied.
     ///
     /// # Errors
     /// [`Error::InvalidBatch`] if a batch has another schema or a null in its key, [`Error::NotSupported`] if the
-    /// entry is not behind the last one. The entry is in the log in either case, so a writer must not go on without
-    /// it; it finds out what will not be taken with [`prepare`](Self::prepare), before it writes.
-    pub(crate) fn apply(&self, position: Position, epoch: Epoch, batches: &[RecordBatch]) -> Result<()> {
+    /// entry is not behind the last one. The entry is in the log in either case, so a writer must not go on without it.
+    pub(crate) fn apply(&self, position: Position, batches: &[RecordBatch]) -> Result<()> {
         let prepared = batches.iter().map(|batch| self.prepare(batch)).collect::<Result<Vec<_>>>()?;
-        self.apply_prepared(position, epoch, prepared)
-    }
-
-    /// [`apply`](Self::apply) for batches that this MemTable, or another one of the same table, has prepared.
-    ///
-    /// # Errors
-    /// [`Error::NotSupported`] if the entry is not behind the last one.
-    pub(crate) fn apply_prepared(&self, position: Position, epoch: Epoch, batches: Vec<Prepared>) -> Result<()> {
         let mut state = self.state.write();
         if position <= state.last_position {
             // I2: no entry is replayed twice.
@@ -91,7 +79,7 @@ impl MemTable {
             )));
         }
         // From here on nothing can fail.
-        for Prepared { batch, keys } in batches {
+        for Prepared { batch, keys } in prepared {
             if let (Some(index), Some(keys)) = (&mut state.index, &keys) {
                 for key in keys {
                     index.push(key.data());
@@ -100,17 +88,12 @@ impl MemTable {
             state.batches.push(batch);
         }
         state.last_position = position;
-        // I4 makes the newest entry's epoch the highest one; a sentinel may be older than its neighbours.
-        state.last_epoch = state.last_epoch.max(epoch);
         Ok(())
     }
 
     /// Does what can fail of [`apply`](Self::apply): brings the batch under the MemTable's schema and encodes its
     /// keys. It changes nothing, and needs no lock.
-    ///
-    /// # Errors
-    /// [`Error::InvalidBatch`] as for `apply`.
-    pub(crate) fn prepare(&self, batch: &RecordBatch) -> Result<Prepared> {
+    fn prepare(&self, batch: &RecordBatch) -> Result<Prepared> {
         let batch = self.relabel(batch)?;
         let keys = self.keys.as_ref().map(|keys| keys.encode(&batch)).transpose()?;
         Ok(Prepared { batch, keys })
@@ -130,11 +113,6 @@ impl MemTable {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)
             .map_err(|e| Error::InvalidBatch(e.to_string()))
-    }
-
-    /// The storage schema.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
     }
 
     /// The generation that the SSTable made from this MemTable will have.
@@ -168,23 +146,12 @@ impl MemTable {
         self.rows() == 0
     }
 
-    /// The position of the last applied entry; [`Position::ZERO`] before the first.
-    pub(crate) fn last_position(&self) -> Position {
-        self.state.read().last_position
-    }
-
-    /// The highest epoch of the applied entries; [`Epoch::ZERO`] before the first.
-    pub(crate) fn last_epoch(&self) -> Epoch {
-        self.state.read().last_epoch
-    }
-
     /// This moment of the MemTable: cheap to take, and it stays exact while the MemTable grows.
     pub(crate) fn snapshot(&self) -> MemTableSnapshot {
         let state = self.state.read();
         MemTableSnapshot {
             schema: Arc::clone(&self.schema),
             generation: self.generation,
-            last_position: state.last_position,
             view: state.batches.view(),
             state: Arc::clone(&self.state),
         }

@@ -14,8 +14,8 @@ use parking_lot::RwLock;
 
 use super::State;
 use super::batch_store::{BatchView, batch_bytes};
+use crate::Generation;
 use crate::error::{Error, Result};
-use crate::{Generation, Position};
 
 /// The most rows in a batch made for a flush.
 pub(super) const FLUSH_BATCH_ROWS: usize = 8192;
@@ -28,7 +28,6 @@ const FLUSH_BATCH_BYTES: usize = 64 << 20;
 pub(crate) struct MemTableSnapshot {
     pub(super) schema: SchemaRef,
     pub(super) generation: Generation,
-    pub(super) last_position: Position,
     /// The rows of the moment; their number is the watermark for all questions to the index.
     pub(super) view: BatchView,
     pub(super) state: Arc<RwLock<State>>,
@@ -45,19 +44,9 @@ impl MemTableSnapshot {
         self.generation
     }
 
-    /// The last entry that the snapshot includes; [`Position::ZERO`] if there is none.
-    pub(crate) fn last_position(&self) -> Position {
-        self.last_position
-    }
-
     /// How many rows it has; older rows of a key count too.
     pub(crate) fn rows(&self) -> usize {
         self.view.rows()
-    }
-
-    /// All rows, also those that newer rows of their key hide, as they were applied.
-    pub(crate) fn all_batches(&self) -> impl Iterator<Item = &RecordBatch> {
-        self.view.iter().map(|stored| &stored.batch)
     }
 
     /// The newest row of each key, in insert order. Tombstones are rows here: the caller hides the older sources'
@@ -96,24 +85,13 @@ impl MemTableSnapshot {
         Ok(live)
     }
 
-    /// Whether any row here has this key (encoded with the table's [`KeyEncoder`](crate::key::KeyEncoder)), a tombstone
-    /// too: then no older source's row of the key may be shown. Without a primary key never.
-    pub(crate) fn contains_key(&self, key: &[u8]) -> bool {
-        self.state.read().index.as_ref().is_some_and(|index| index.contains(key, self.view.rows()))
-    }
-
-    /// [`contains_key`](Self::contains_key) for many keys at once.
+    /// For each of these keys (encoded with the table's [`KeyEncoder`](crate::key::KeyEncoder)), whether any row here
+    /// has it, a tombstone too: then no older source's row of the key may be shown. Without a primary key never.
     pub(crate) fn contains_keys(&self, keys: &Rows) -> BooleanBuffer {
         match &self.state.read().index {
             Some(index) => keys.iter().map(|key| index.contains(key.data(), self.view.rows())).collect(),
             None => BooleanBuffer::new_unset(keys.num_rows()),
         }
-    }
-
-    /// The newest row of the key as a batch of one row, which may be a tombstone. Without a primary key none.
-    pub(crate) fn lookup(&self, key: &[u8]) -> Option<RecordBatch> {
-        let row = self.state.read().index.as_ref()?.lookup(key, self.view.rows())?;
-        self.view.row(row)
     }
 
     pub(super) fn for_flush(&self) -> Result<Vec<RecordBatch>> {

@@ -1,8 +1,10 @@
-//! Opened SSTables and their key sets, each loaded once. SSTables never change, so what was loaded stays true.
+//! Opened SSTables and their key sets, each loaded once for all readers of a table's handle. SSTables never change, so
+//! what was loaded stays true; what the newest snapshot no longer names is dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use fencepost_wal::{ShardId, SsTable};
 use futures::TryStreamExt;
 use lance::Dataset;
 use parking_lot::Mutex;
@@ -13,7 +15,7 @@ use crate::key::{KeyEncoder, KeySet};
 use crate::lance_store::LanceStore;
 use crate::sstable;
 
-/// What was loaded of the SSTables that one snapshot names.
+/// What was loaded of a table's SSTables.
 #[derive(Debug)]
 pub(crate) struct SsTableCache {
     store: LanceStore,
@@ -29,6 +31,14 @@ struct Loaded {
 impl SsTableCache {
     pub(crate) fn new(store: LanceStore) -> Self {
         Self { store, loaded: Mutex::default() }
+    }
+
+    /// Drops what was loaded of a shard's other SSTables: they were merged. A reader of an older snapshot loads them
+    /// again, for as long as they exist.
+    pub(crate) fn keep_only(&self, shard: ShardId, sstables: &[SsTable]) {
+        let named: HashSet<String> = sstables.iter().map(|s| sstable::relative_dir(shard, &s.path)).collect();
+        let folder = sstable::relative_dir(shard, "");
+        self.loaded.lock().retain(|rel_dir, _| !rel_dir.starts_with(&folder) || named.contains(rel_dir));
     }
 
     fn entry(&self, rel_dir: &str) -> Arc<Loaded> {

@@ -24,6 +24,9 @@ pub(crate) use provider::LsmTable;
 pub(crate) use source::{Request, Source};
 pub(crate) use storage::snapshot_from_storage;
 
+/// The generation of rows that were accepted and have not landed: newer than all.
+pub(crate) const OVERLAY: Generation = Generation::ZERO;
+
 /// One moment of a shard: what is not merged into the base table. Newest first.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardView {
@@ -45,24 +48,37 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// A whole table. The base must have been read before the shards (protocol section 9).
-    pub(crate) fn of_table(base: BaseTable, format: RowFormat, shards: Vec<ShardView>) -> Self {
-        Self::new(base, format, shards, true)
+    pub(crate) fn of_table(
+        base: BaseTable,
+        format: RowFormat,
+        cache: &Arc<SsTableCache>,
+        shards: Vec<ShardView>,
+    ) -> Self {
+        Self::new(base, format, cache, shards, true)
     }
 
     /// What one shard has on top of the base table.
-    pub(crate) fn of_shard(base: BaseTable, format: RowFormat, shard: ShardView) -> Self {
-        Self::new(base, format, vec![shard], false)
+    pub(crate) fn of_shard(base: BaseTable, format: RowFormat, cache: &Arc<SsTableCache>, shard: ShardView) -> Self {
+        Self::new(base, format, cache, vec![shard], false)
     }
 
-    fn new(base: BaseTable, format: RowFormat, mut shards: Vec<ShardView>, with_base: bool) -> Self {
+    fn new(
+        base: BaseTable,
+        format: RowFormat,
+        cache: &Arc<SsTableCache>,
+        mut shards: Vec<ShardView>,
+        with_base: bool,
+    ) -> Self {
         let merged = base.merged();
         for view in &mut shards {
             // What the base has already is read there.
             let done = merged.get(&view.shard).copied().unwrap_or(Generation::ZERO);
             view.sstables.retain(|sstable| sstable.generation > done);
+            // Also a frozen MemTable, if its SSTable was merged before its writer knew that it was published.
+            view.memtables.retain(|memtable| memtable.generation() > done || memtable.generation() == OVERLAY);
+            cache.keep_only(view.shard, &view.sstables);
         }
-        let cache = Arc::new(SsTableCache::new(base.lance_store().clone()));
-        Self { base, format, cache, with_base, shards }
+        Self { base, format, cache: Arc::clone(cache), with_base, shards }
     }
 
     /// The sources, each with what hides its rows.

@@ -43,10 +43,7 @@ impl TableProvider for LsmTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
@@ -61,7 +58,7 @@ impl TableProvider for LsmTable {
             Some(columns) => Arc::new(self.schema().project(columns)?),
             None => self.schema(),
         };
-        let request = Arc::new(Request::new(Arc::clone(&schema), filters)?);
+        let request = Arc::new(Request::new(Arc::clone(&schema), filters, &self.schema())?);
         let partitions = self.snapshot.sources().into_iter().map(|source| {
             let (snapshot, request) = (Arc::clone(&self.snapshot), Arc::clone(&request));
             Arc::new(SourcePartition { snapshot, request, source }) as Arc<dyn PartitionStream>

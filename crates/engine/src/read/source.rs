@@ -6,13 +6,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_buffer::BooleanBuffer;
 use arrow_row::Rows;
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -55,10 +55,10 @@ impl Request {
         Self { columns: schema.fields().iter().map(|f| f.name().clone()).collect(), schema, filter: None }
     }
 
-    /// The columns of `schema`, and the filters of a query on the table's columns.
-    pub(crate) fn new(schema: SchemaRef, filters: &[Expr]) -> Result<Self> {
+    /// The columns of `schema`, and the filters of a query on the columns of `table`.
+    pub(crate) fn new(schema: SchemaRef, filters: &[Expr], table: &Schema) -> Result<Self> {
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let filters = filters.iter().filter(|f| pushes_down(f)).cloned().map(unqualified);
+        let filters = filters.iter().filter(|f| pushes_down(f, table)).cloned().map(unqualified);
         let filters = filters.collect::<Result<Vec<_>, DataFusionError>>()?;
         Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and) })
     }
@@ -68,22 +68,47 @@ impl Request {
     }
 }
 
-/// Whether Lance can evaluate a filter: plain comparisons of columns and literals. Others are evaluated above.
-fn pushes_down(filter: &Expr) -> bool {
-    let plain = |expr: &Expr| {
-        matches!(
-            expr,
-            Expr::Column(_)
-                | Expr::Literal(..)
-                | Expr::BinaryExpr(_)
-                | Expr::Not(_)
-                | Expr::IsNull(_)
-                | Expr::IsNotNull(_)
-                | Expr::Between(_)
-                | Expr::InList(_)
-        )
+/// Whether a source may evaluate a filter itself: comparisons of columns and literals, nothing that can fail or that
+/// has another answer each time. A source evaluates it also for rows that newer ones hide, and a row that nobody can
+/// see must not fail a query: no arithmetic (`10 / v`), no casts, no functions. Other filters are evaluated above.
+fn pushes_down(filter: &Expr, table: &Schema) -> bool {
+    let plain = |expr: &Expr| match expr {
+        Expr::Column(column) => is_plain_column(&column.name, table),
+        Expr::BinaryExpr(binary) => {
+            matches!(
+                binary.op,
+                Operator::Eq
+                    | Operator::NotEq
+                    | Operator::Lt
+                    | Operator::LtEq
+                    | Operator::Gt
+                    | Operator::GtEq
+                    | Operator::IsDistinctFrom
+                    | Operator::IsNotDistinctFrom
+                    | Operator::And
+                    | Operator::Or
+            )
+        }
+        Expr::Literal(..)
+        | Expr::Not(_)
+        | Expr::IsNull(_)
+        | Expr::IsNotNull(_)
+        | Expr::Between(_)
+        | Expr::InList(_) => true,
+        _ => false,
     };
     !filter.exists(|expr| Ok(!plain(expr))).unwrap_or(true)
+}
+
+/// A column of single values, under a name that Lance does not take for a path into a struct.
+fn is_plain_column(name: &str, table: &Schema) -> bool {
+    let single = |field: &Field| {
+        let data_type = field.data_type();
+        data_type.is_primitive()
+            || matches!(data_type, DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8)
+            || matches!(data_type, DataType::Binary | DataType::LargeBinary)
+    };
+    !name.contains(['.', '`']) && table.field_with_name(name).is_ok_and(single)
 }
 
 /// Lance knows columns by name only.
@@ -165,7 +190,8 @@ impl Source {
             Place::MemTable(memtable) => {
                 columns.push(TOMBSTONE.to_owned());
                 let schema = memtable.schema();
-                let index = |name: &String| schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
+                let index =
+                    |name: &String| schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
                 let indices = columns.iter().map(index).collect::<Result<Vec<_>>>()?;
                 let projected = schema.project(&indices).map_err(Error::arrow("choosing a MemTable's columns"))?;
                 let rows = memtable.live_columns(&indices)?;
@@ -219,7 +245,10 @@ fn visible(batch: &RecordBatch, keys: Option<&KeyEncoder>, hiding: &Hiding) -> R
         shown = Some(!&hiding.hidden(&encoder.encode(batch)?));
     }
     if let Some(tombstones) = batch.column_by_name(TOMBSTONE) {
-        let alive = !tombstones.as_boolean().values();
+        let Some(tombstones) = tombstones.as_boolean_opt() else {
+            return Err(Error::InvalidBatch(format!("`{TOMBSTONE}` is {} in an SSTable", tombstones.data_type())));
+        };
+        let alive = !tombstones.values();
         shown = Some(match shown {
             Some(shown) => &shown & &alive,
             None => alive,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{ShardView, Snapshot};
+use super::{ShardView, Snapshot, SsTableCache};
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::memtable::MemTable;
@@ -18,7 +18,7 @@ const MAX_ROUNDS: usize = 32;
 const SHARDS_AT_ONCE: usize = 8;
 
 /// Reads the table as storage has it now.
-pub(crate) async fn snapshot_from_storage(base: &BaseTable) -> Result<Snapshot> {
+pub(crate) async fn snapshot_from_storage(base: &BaseTable, cache: &Arc<SsTableCache>) -> Result<Snapshot> {
     for _ in 0..MAX_ROUNDS {
         // Section 9: the base version first, then the shards. The other order could miss rows that are merged in
         // between; this one finds out.
@@ -31,7 +31,7 @@ pub(crate) async fn snapshot_from_storage(base: &BaseTable) -> Result<Snapshot> 
         });
         let views: Vec<Option<ShardView>> = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
         if let Some(views) = views.into_iter().collect::<Option<Vec<_>>>() {
-            return Ok(Snapshot::of_table(base, format, views));
+            return Ok(Snapshot::of_table(base, format, cache, views));
         }
     }
     Err(Error::NotSupported(format!(
@@ -57,8 +57,9 @@ async fn read_shard(shard: Shard, format: &RowFormat, merged: Generation) -> Res
             match tailer.next().await {
                 Ok(Some(entry)) if entry.generation.is_some_and(|g| g < manifest.current_generation) => {}
                 Ok(Some(entry)) => {
-                    let rows = entry.batches.iter().map(|b| format.from_log(b)).collect::<Result<Vec<_>>>()?;
-                    memtable.apply(entry.position, entry.writer_epoch, &rows)?;
+                    let rows = entry.batches.iter().map(|b| format.log_rows(b)).collect::<Result<Vec<_>>>();
+                    let applied = rows.and_then(|rows| memtable.apply(entry.position, &rows));
+                    applied.map_err(|error| error.in_log_entry(&shard, entry.position))?;
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),

@@ -9,7 +9,7 @@ use lance::dataset::NewColumnTransform;
 use lance_core::datatypes::LANCE_FIELD_ID_KEY;
 
 use super::*;
-use crate::base::{BaseTable, shard_id_for};
+use crate::base::BaseTable;
 use crate::sharding::Sharding;
 
 fn key() -> Vec<String> {
@@ -32,7 +32,7 @@ fn memory() -> LanceStore {
 }
 
 fn fresh_dir(base: &BaseTable, generation: u64) -> String {
-    relative_dir(shard_id_for(base.table_id(), None), &directory_name(Generation::new(generation)))
+    relative_dir(base.shard_ids()[0], &directory_name(Generation::new(generation)))
 }
 
 /// Rows of the storage schema: the ids given, every other column null, a tombstone where the id is negative.

@@ -54,8 +54,9 @@ impl Flusher {
                 if wal.is_waiting_for_memory() && matches!(self.levels.freeze_active(), Ok(Some(_))) {
                     continue;
                 }
+                // The bell and the hunger keep a ring that nobody waited for: nothing is missed between look and wait.
                 tokio::select! {
-                    () = self.levels.frozen_bell.notified() => {}
+                    () = self.levels.bell.notified() => {}
                     () = wal.memory_wanted() => {}
                     () = self.tenure.stopped() => {}
                 }
@@ -65,7 +66,10 @@ impl Flusher {
                 Ok(()) => delay = self.config.flush_retry_delay,
                 Err(error) => {
                     tracing::warn!(shard = %self.tenure.shard().id(), %error, "a flush failed");
-                    tokio::time::sleep(delay).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = self.tenure.stopped() => {}
+                    }
                     delay = delay.saturating_mul(2).min(MAX_RETRY_DELAY);
                 }
             }
@@ -73,8 +77,28 @@ impl Flusher {
         self.progress.send_modify(|p| p.ended = true);
     }
 
+    /// Flushes everything frozen, each with as many attempts as a caller of `flush` waits for.
+    pub(crate) async fn flush_frozen(&self) -> Result<()> {
+        let (mut attempt, mut delay) = (1, self.config.flush_retry_delay);
+        while self.levels.oldest_frozen().is_some() {
+            match self.flush_oldest().await {
+                Ok(()) => (attempt, delay) = (1, self.config.flush_retry_delay),
+                Err(error) if attempt >= self.config.flush_attempts || self.tenure.check().is_err() => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(shard = %self.tenure.shard().id(), %error, "a flush failed");
+                    tokio::time::sleep(delay).await;
+                    attempt += 1;
+                    delay = delay.saturating_mul(2).min(MAX_RETRY_DELAY);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes and publishes the oldest frozen MemTable, if there is one.
-    pub(crate) async fn flush_oldest(&self) -> Result<()> {
+    async fn flush_oldest(&self) -> Result<()> {
         let Some((memtable, covers)) = self.levels.oldest_frozen() else {
             return Ok(());
         };
@@ -104,14 +128,9 @@ impl Flusher {
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
         let name = sstable::directory_name(generation);
         let place = sstable::relative_dir(self.tenure.shard().id(), &name);
-        let meta = sstable::write(
-            self.base.lance_store(),
-            self.base.dataset(),
-            &place,
-            batches,
-            self.base.primary_key(),
-        )
-        .await?;
+        let meta =
+            sstable::write(self.base.lance_store(), self.base.dataset(), &place, batches, self.base.primary_key())
+                .await?;
         let mut entry = SsTable::new(generation, name);
         entry.physical_rows = Some(meta.physical_rows);
         entry.in_memory_bytes = Some(meta.in_memory_bytes);
@@ -137,10 +156,11 @@ impl Flusher {
                 self.tenure.check()?;
                 Err(Error::FlushFailed { generation, reason: p.last_failure.unwrap_or_else(|| "it ended".into()) })
             }
-            Err(_) => Err(self.tenure.check().err().map_or_else(
-                || Error::FlushFailed { generation, reason: "the flusher ended".into() },
-                Error::from,
-            )),
+            Err(_) => Err(self
+                .tenure
+                .check()
+                .err()
+                .map_or_else(|| Error::FlushFailed { generation, reason: "the flusher ended".into() }, Error::from)),
         }
     }
 }

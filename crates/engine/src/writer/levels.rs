@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use fencepost_wal::{Epoch, Generation, Held, Landed, Position, SsTable};
+use fencepost_wal::{Generation, Held, Landed, Position, SsTable};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::config::MemTableConfig;
 use crate::error::Result;
 use crate::memtable::{MemTable, MemTableSnapshot};
+use crate::read::OVERLAY;
 use crate::rows::RowFormat;
 
 /// A frozen MemTable and what its SSTable covers.
@@ -43,8 +44,8 @@ pub(crate) struct Levels {
     format: RowFormat,
     limits: MemTableConfig,
     state: Mutex<State>,
-    /// Rung when something was frozen.
-    pub(crate) frozen_bell: Notify,
+    /// Rung when something was frozen, and when an entry landed: memory that an append waits for may be in it.
+    pub(crate) bell: Notify,
 }
 
 /// Where an entry that is applied comes from.
@@ -54,8 +55,8 @@ pub(crate) enum Origin {
     Landed,
     /// The replay of a log that Fencepost wrote.
     Replay,
-    /// The replay of entries that Lance stamped with a generation: they are published together, or the rest of them
-    /// would count as flushed (schedule 31).
+    /// The replay of entries that Lance stamped with a generation, and of those before them: they are published
+    /// together, or the rest of the stamped ones would count as flushed (schedule 31).
     ReplayOfLance,
 }
 
@@ -104,26 +105,19 @@ impl Levels {
             sstables,
             covered,
         };
-        Self { format, limits, state: Mutex::new(state), frozen_bell: Notify::new() }
+        Self { format, limits, state: Mutex::new(state), bell: Notify::new() }
     }
 
     /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
-    pub(crate) fn apply(
-        &self,
-        position: Position,
-        epoch: Epoch,
-        batches: &[RecordBatch],
-        held: Held,
-        origin: Origin,
-    ) -> Result<()> {
+    pub(crate) fn apply(&self, position: Position, batches: &[RecordBatch], held: Held, origin: Origin) -> Result<()> {
         let may_freeze = origin != Origin::ReplayOfLance;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let batches = batches.iter().map(|b| self.format.from_log(b)).collect::<Result<Vec<_>>>()?;
+        let batches = batches.iter().map(|b| self.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
         let mut state = self.state.lock();
         if may_freeze && !state.active.is_empty() && state.active.rows() + rows > self.limits.max_rows {
             self.freeze(&mut state)?;
         }
-        state.active.apply(position, epoch, &batches)?;
+        state.active.apply(position, &batches)?;
         state.held.merge(held);
         state.applied = position;
         if origin == Origin::Landed {
@@ -163,7 +157,7 @@ impl Levels {
         let held = std::mem::take(&mut state.held);
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
         state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
-        self.frozen_bell.notify_one();
+        self.bell.notify_one();
         Ok(())
     }
 
@@ -203,21 +197,23 @@ impl Levels {
     /// This moment. `pending` is asked for the batches that were accepted and have not landed, while nothing can
     /// land; those come back as the newest MemTable.
     pub(crate) fn view(&self, pending: impl FnOnce() -> (u64, Vec<RecordBatch>)) -> Result<LevelsView> {
-        let state = self.state.lock();
-        let mut memtables = Vec::new();
-        let (landed, batches) = pending();
-        let already = usize::try_from(state.landed_batches.saturating_sub(landed)).unwrap_or(usize::MAX);
-        let overlay = MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), Generation::ZERO);
-        for (n, batch) in (1..).zip(batches.iter().skip(already)) {
-            overlay.apply(Position::new(n), Epoch::ZERO, &[self.format.from_log(batch)?])?;
+        let (accepted, mut memtables, sstables) = {
+            let state = self.state.lock();
+            let (landed, mut accepted) = pending();
+            // The log counts a batch as landed only after it was applied here.
+            let applied = usize::try_from(state.landed_batches.saturating_sub(landed)).unwrap_or(usize::MAX);
+            accepted.drain(..applied.min(accepted.len()));
+            let frozen = state.frozen.iter().rev().map(|frozen| frozen.memtable.snapshot());
+            let memtables: Vec<_> = std::iter::once(state.active.snapshot()).chain(frozen).collect();
+            (accepted, memtables, state.sstables.iter().rev().cloned().collect())
+        };
+        let overlay = MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), OVERLAY);
+        for (n, batch) in (1..).zip(&accepted) {
+            overlay.apply(Position::new(n), &[self.format.log_rows(batch)?])?;
         }
-        if !overlay.is_empty() {
-            memtables.push(overlay.snapshot());
-        }
-        memtables.push(state.active.snapshot());
-        memtables.extend(state.frozen.iter().rev().map(|frozen| frozen.memtable.snapshot()));
+        memtables.insert(0, overlay.snapshot());
         memtables.retain(|memtable| memtable.rows() > 0);
-        Ok(LevelsView { memtables, sstables: state.sstables.iter().rev().cloned().collect() })
+        Ok(LevelsView { memtables, sstables })
     }
 
     pub(crate) fn stats(&self) -> MemTableStats {
@@ -238,13 +234,12 @@ impl Levels {
 /// Feeds the levels with what lands.
 pub(crate) struct Feed {
     pub(crate) levels: Arc<Levels>,
-    pub(crate) epoch: Epoch,
 }
 
 impl Landed for Feed {
     fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String> {
-        self.levels
-            .apply(position, self.epoch, &batches, held, Origin::Landed)
-            .map_err(|e| format!("entry {position} landed but cannot be applied to the MemTable: {e}"))
+        let applied = self.levels.apply(position, &batches, held, Origin::Landed);
+        self.levels.bell.notify_one();
+        applied.map_err(|e| format!("entry {position} landed but cannot be applied to the MemTable: {e}"))
     }
 }

@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use fencepost_wal::{Epoch, Opened, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::{Epoch, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::base::BaseTable;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::error::{Error, Result};
-use crate::read::{ShardView, Snapshot};
+use crate::memtable::batch_bytes;
+use crate::read::{ShardView, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
@@ -34,6 +35,7 @@ pub use table::TableWriter;
 pub struct ShardWriter {
     shard: Shard,
     base: BaseTable,
+    cache: Arc<SsTableCache>,
     format: RowFormat,
     durable: bool,
     wal: Arc<WalWriter>,
@@ -44,7 +46,6 @@ pub struct ShardWriter {
 struct Memory {
     levels: Arc<Levels>,
     flusher: Arc<Flusher>,
-    max_rows: usize,
     task: JoinHandle<()>,
 }
 
@@ -62,7 +63,13 @@ impl Drop for Memory {
 
 impl ShardWriter {
     /// Takes the shard over, replays its log, and starts to write.
-    pub(crate) async fn open(base: BaseTable, shard: Shard, config: WriterConfig) -> Result<Self> {
+    pub(crate) async fn open(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        shard: Shard,
+        config: WriterConfig,
+    ) -> Result<Self> {
+        // Before anybody is fenced.
         config.validate()?;
         let format = RowFormat::of(&base)?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
@@ -74,7 +81,7 @@ impl ShardWriter {
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
         };
-        Ok(Self { shard, base, format, durable, wal, memory })
+        Ok(Self { shard, base, cache, format, durable, wal, memory })
     }
 
     /// The shard.
@@ -103,8 +110,8 @@ impl ShardWriter {
     pub async fn put(&self, batch: RecordBatch) -> Result<()> {
         let checked = self.format.check_put(&batch)?;
         match &self.memory {
-            Some(memory) => self.append(self.format.to_storage(&checked)?, memory.max_rows).await,
-            None => self.append(checked, usize::MAX).await,
+            Some(_) => self.append(self.format.to_storage(&checked)?).await,
+            None => self.append(checked).await,
         }
     }
 
@@ -114,30 +121,18 @@ impl ShardWriter {
     /// As [`put`](Self::put); [`Error::NotSupported`] without a primary key, and in WAL-only mode, whose log holds
     /// rows only.
     pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
-        let memory = self.memory("delete")?;
-        let tombstones = self.format.tombstones(&keys)?;
-        self.append(tombstones, memory.max_rows).await
+        self.memory("delete")?;
+        let keys = self.format.check_keys(&keys)?;
+        self.append(self.format.tombstones(&keys)?).await
     }
 
-    async fn append(&self, batch: RecordBatch, max_rows: usize) -> Result<()> {
-        let rows = batch.num_rows();
-        let mut waiting = Vec::new();
-        let mut start = 0;
-        // At most a MemTable's worth of rows in one entry. No await before the last piece is queued, as long as
-        // there is memory: that is what makes the order of puts the order of their first polls.
-        while start < rows {
-            let piece = batch.slice(start, max_rows.min(rows - start));
-            start += piece.num_rows();
-            let accepted = match self.durable {
-                true => self.wal.append_urgent(piece).await,
-                false => self.wal.append_no_wait(piece).await,
-            };
-            waiting.push(accepted?);
+    async fn append(&self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
         }
-        if self.durable {
-            for durability in waiting {
-                durability.await?;
-            }
+        match self.durable {
+            true => drop(self.wal.append(batch).await?),
+            false => drop(self.wal.append_no_wait(batch).await?),
         }
         Ok(())
     }
@@ -149,6 +144,10 @@ impl ShardWriter {
     /// [`Error::FlushFailed`] if SSTables cannot be written; the rows are safe in the log and the writer goes on
     /// trying. Errors of the log as for [`put`](Self::put).
     pub async fn flush(&self) -> Result<()> {
+        self.flush_accepted().await.map_err(Error::about_earlier_rows)
+    }
+
+    async fn flush_accepted(&self) -> Result<()> {
         self.wal.flush().await?;
         let Some(memory) = &self.memory else {
             return Ok(());
@@ -158,7 +157,14 @@ impl ShardWriter {
         }
         // Sentinels and dead entries count too: no gap is left between R and the end of the log.
         if let Some(position) = memory.levels.gap_without_rows() {
-            self.tenure().publish(None, position).await?;
+            let raised = self.tenure().publish(None, position).await;
+            // The rows are in SSTables; only R could not be raised, unless the writer stopped.
+            raised.map_err(|error| match self.tenure().check() {
+                Err(_) => Error::from(error),
+                Ok(()) => {
+                    Error::FlushFailed { generation: memory.levels.stats().generation, reason: error.to_string() }
+                }
+            })?;
             memory.levels.covered_up_to(position);
         }
         Ok(())
@@ -172,7 +178,7 @@ impl ShardWriter {
         let flushed = self.flush().await;
         let closed = self.wal.close().await;
         flushed?;
-        Ok(closed?)
+        closed.map_err(|error| Error::from(error).about_earlier_rows())
     }
 
     /// The rows of this shard that are not merged into the base table yet: one row per key, newest first wins,
@@ -182,7 +188,7 @@ impl ShardWriter {
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
     pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
         let view = self.view()?;
-        Snapshot::of_shard(self.base.clone(), self.format.clone(), view).scan()
+        Snapshot::of_shard(self.base.clone(), self.format.clone(), &self.cache, view).scan()
     }
 
     /// What readers see of this shard now.
@@ -203,7 +209,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`Error::NotSupported`] with a MemTable; errors of [`Tenure::truncate`].
-    pub async fn truncate(&self, position: fencepost_wal::Position) -> Result<()> {
+    pub async fn truncate(&self, position: Position) -> Result<()> {
         if self.memory.is_some() {
             return Err(Error::NotSupported(
                 "the log of a writer with a MemTable is truncated by flushing; call `flush`".into(),
@@ -251,9 +257,8 @@ impl Memory {
             manifest.sstables,
             replay.replay_after(),
         ));
-        let feed = Feed { levels: Arc::clone(&levels), epoch: tenure.epoch() };
+        let feed = Feed { levels: Arc::clone(&levels) };
         let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
-        let max_rows = config.max_rows;
         let flusher = Arc::new(Flusher {
             base: base.clone(),
             tenure: tenure.clone(),
@@ -264,23 +269,30 @@ impl Memory {
         replay_into(&levels, &flusher, &wal, replay).await?;
         levels.caught_up_to(tenure.sentinel());
         let task = tokio::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
-        Ok((wal, Self { levels, flusher, max_rows, task }))
+        Ok((wal, Self { levels, flusher, task }))
     }
 }
 
 /// Rebuilds the MemTable from the log. Whatever reaches the limits is flushed on the way, so that a log written with
 /// larger limits opens in the memory that these allow (schedule 18).
 async fn replay_into(levels: &Levels, flusher: &Flusher, wal: &WalWriter, mut replay: Replay) -> Result<()> {
+    let stamped_up_to = replay.stamped_up_to().unwrap_or(Position::ZERO);
     while let Some(entry) = replay.next().await? {
-        let bytes = entry.batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        let origin = match entry.generation {
-            None => Origin::Replay,
-            Some(_) => Origin::ReplayOfLance,
+        let bytes = entry.batches.iter().map(batch_bytes).sum();
+        let held = wal.hold(bytes);
+        let in_budget = held.bytes() >= bytes;
+        // Schedule 31: also what is ours, if Lance's comes behind it.
+        let origin = match entry.position > stamped_up_to {
+            true => Origin::Replay,
+            false => Origin::ReplayOfLance,
         };
-        levels.apply(entry.position, entry.writer_epoch, &entry.batches, wal.hold(bytes), origin)?;
-        while levels.oldest_frozen().is_some() {
-            flusher.flush_oldest().await?;
+        levels
+            .apply(entry.position, &entry.batches, held, origin)
+            .map_err(|error| error.in_log_entry(flusher.tenure.shard(), entry.position))?;
+        if !in_budget && origin == Origin::Replay {
+            levels.freeze_active()?;
         }
+        flusher.flush_frozen().await?;
     }
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! The writer of a whole table: routes rows to shards and writes them side by side.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use arrow_array::RecordBatch;
 use datafusion::catalog::TableProvider;
-use futures::future::join_all;
+use fencepost_wal::Outcome;
+use futures::future::{join_all, maybe_done};
 
 use super::ShardWriter;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
-use crate::read::{LsmTable, Snapshot};
+use crate::read::{LsmTable, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
 use crate::sharding::Router;
 
@@ -20,6 +23,7 @@ use crate::sharding::Router;
 #[derive(Debug)]
 pub struct TableWriter {
     base: BaseTable,
+    cache: Arc<SsTableCache>,
     format: RowFormat,
     router: Router,
     /// In bucket order.
@@ -27,10 +31,10 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    pub(crate) fn new(base: BaseTable, shards: Vec<ShardWriter>) -> Result<Self> {
+    pub(crate) fn new(base: BaseTable, cache: Arc<SsTableCache>, shards: Vec<ShardWriter>) -> Result<Self> {
         let format = RowFormat::of(&base)?;
         let router = Router::try_new(base.sharding(), &format.user)?;
-        Ok(Self { base, format, router, shards })
+        Ok(Self { base, cache, format, router, shards })
     }
 
     /// The writers of the shards, in bucket order.
@@ -54,7 +58,7 @@ impl TableWriter {
     /// # Errors
     /// As [`put`](Self::put) and [`ShardWriter::delete`].
     pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
-        self.format.tombstones(&keys)?;
+        let keys = self.format.check_keys(&keys)?;
         let parts = self.router.split(&keys)?;
         self.on_each(parts, |shard, part| shard.delete(part)).await
     }
@@ -72,18 +76,28 @@ impl TableWriter {
             let shard = self.shards.get(bucket as usize).ok_or_else(|| {
                 Error::NotSupported(format!("this writer has no shard for bucket {bucket}; open it on the whole table"))
             })?;
-            calls.push(async move { (shard, part) });
+            let answer = call(shard, part);
+            calls.push(Box::pin(maybe_done(async move { (shard.shard_id(), answer.await) })));
         }
-        let shards = calls.len();
-        let answers = join_all(calls.into_iter().map(|prepared| async {
-            let (shard, part) = prepared.await;
-            (shard.shard_id(), call(shard, part).await)
-        }))
+        // I8: a first poll gives rows their place in a shard's log. All of them together, so that two calls have the
+        // same order in every shard that they share; `join_all` alone starts many futures bit by bit.
+        poll_fn(|cx| {
+            for call in &mut calls {
+                let _ = call.as_mut().poll(cx);
+            }
+            Poll::Ready(())
+        })
         .await;
+        join_all(calls.iter_mut()).await;
+        let answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
+        let shards = answers.len();
         let written = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+        let nothing = answers
+            .iter()
+            .all(|(_, answer)| answer.as_ref().is_err_and(|error| error.outcome() == Outcome::NotWritten));
         match answers.into_iter().find_map(|(id, answer)| answer.err().map(|e| (id, e))) {
             None => Ok(()),
-            Some((_, error)) if written == 0 && shards == 1 => Err(error),
+            Some((_, error)) if nothing || shards == 1 => Err(error),
             Some((failed, error)) => Err(Error::PartlyWritten { written, shards, failed, source: Box::new(error) }),
         }
     }
@@ -112,7 +126,7 @@ impl TableWriter {
         let views = || self.shards.iter().map(ShardWriter::view).collect::<Result<Vec<_>>>();
         // Section 9: the base first, then the shards.
         let base = self.base.refreshed().await?;
-        let snapshot = Snapshot::of_table(base, self.format.clone(), views()?);
+        let snapshot = Snapshot::of_table(base, self.format.clone(), &self.cache, views()?);
         Ok(Arc::new(LsmTable::new(snapshot)))
     }
 }

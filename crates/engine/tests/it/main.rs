@@ -1,0 +1,14 @@
+//! The engine against stores with the habits of real ones. One binary, because linking Lance takes long; a module is
+//! one topic.
+//!
+//! "Process" in these tests means one [`support::Process`]: a view of a shared bucket with faults of its own. Nothing
+//! sleeps and hopes: what has to happen at a moment waits at a gate.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod create;
+mod model;
+mod reads;
+mod schedules;
+mod support;
+mod writer;
