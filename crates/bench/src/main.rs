@@ -54,7 +54,8 @@ async fn measure(clients: usize) -> Result<(), Failure> {
     let mut times = try_join_all((0..clients).map(|_| client())).await?.concat();
     let cost = counts.snapshot() - before;
     times.sort_unstable();
-    let at = |percent: usize| times.get(times.len() * percent / 100).map_or(0.0, |t| t.as_secs_f64() / PUT.as_secs_f64());
+    let at =
+        |percent: usize| times.get(times.len() * percent / 100).map_or(0.0, |t| t.as_secs_f64() / PUT.as_secs_f64());
     let appends = times.len() as f64;
     println!(
         "{clients:>8} {:>10.2} {:>10.2} {:>12.3} {:>12}",

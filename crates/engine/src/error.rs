@@ -15,7 +15,7 @@ pub enum Error {
     Wal(#[from] fencepost_wal::Error),
 
     /// Lance could not read or write the base table or an SSTable.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", without_location(.source))]
     Lance {
         /// What was being done, and to which object.
         what: String,
@@ -153,5 +153,34 @@ impl Error {
     pub(crate) fn arrow(what: impl Into<String>) -> impl FnOnce(arrow_schema::ArrowError) -> Error {
         let what = what.into();
         move |source| Error::Arrow { what, source }
+    }
+}
+
+/// Lance ends its messages with the place in its own source, which says nothing to a user.
+fn without_location(error: &lance::Error) -> String {
+    let mut text = error.to_string();
+    let is_place = |tail: &str| {
+        let mut parts = tail.rsplitn(3, ':');
+        let numbers = [parts.next(), parts.next()];
+        let file = parts.next().is_some_and(|file| file.ends_with(".rs"));
+        file && numbers.iter().flatten().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    if let Some((_, tail)) = text.rsplit_once(", ")
+        && is_place(tail)
+    {
+        text.truncate(text.len() - tail.len() - 2);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_lance_ends_before_the_place_in_its_source() {
+        let error = Error::lance("opening t")(lance::Error::invalid_input("no column `a, b`"));
+        let text = error.to_string();
+        assert!(text.starts_with("opening t: ") && text.ends_with("no column `a, b`"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use crate::claim::{Opened, OpenOptions, Replay, open};
+use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Position};

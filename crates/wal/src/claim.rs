@@ -309,12 +309,9 @@ async fn record(
         next.extension.get_or_insert_with(Extension::default).add_fences(fences.iter().copied());
         std::future::ready(match owned {
             true => Ok(next),
-            false => Err(Error::Fenced {
-                shard: shard.id(),
-                epoch: claim.identity.epoch,
-                by,
-                outcome: Outcome::NotWritten,
-            }),
+            false => {
+                Err(Error::Fenced { shard: shard.id(), epoch: claim.identity.epoch, by, outcome: Outcome::NotWritten })
+            }
         })
     });
     recorded.await

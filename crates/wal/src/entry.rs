@@ -233,7 +233,10 @@ fn check_whole(bytes: &Bytes) -> Result<(Bytes, bool), String> {
         return Err("its trailer is cut short".into());
     };
     if magic != TRAILER_MAGIC {
-        return Err("it ends neither with a trailer nor with an end-of-stream marker: it was truncated or is no WAL entry".into());
+        return Err(
+            "it ends neither with a trailer nor with an end-of-stream marker: it was truncated or is no WAL entry"
+                .into(),
+        );
     }
     let length = u64::from_le_bytes(*length);
     if length != split as u64 {

@@ -57,7 +57,9 @@ pub enum Error {
     },
 
     /// The store does not keep the promises that the log is built on.
-    #[error("the store {url} cannot hold a log: {reason}; use a store that honours conditional PUTs (If-None-Match: *)")]
+    #[error(
+        "the store {url} cannot hold a log: {reason}; use a store that honours conditional PUTs (If-None-Match: *)"
+    )]
     StoreUnfit {
         /// The store.
         url: String,
@@ -126,7 +128,9 @@ pub enum Error {
     },
 
     /// The log was truncated or flushed past the position that a reader wanted.
-    #[error("shard {shard}: the log now starts after position {replay_after}, position {position} is gone; read the SSTables first")]
+    #[error(
+        "shard {shard}: the log now starts after position {replay_after}, position {position} is gone; read the SSTables first"
+    )]
     Behind {
         /// The shard.
         shard: ShardId,
@@ -155,7 +159,9 @@ pub enum Error {
     },
 
     /// A manifest commit may or may not have become part of the shard's history.
-    #[error("shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again")]
+    #[error(
+        "shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again"
+    )]
     CommitUnknown {
         /// The shard.
         shard: ShardId,

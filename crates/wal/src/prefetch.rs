@@ -57,7 +57,8 @@ impl Prefetch {
         let position = first.position;
         let read = (&mut first.read).await;
         self.running.pop_front();
-        let read = read.unwrap_or_else(|e| Err(Error::InvalidArgument(format!("reading WAL entry {position} ended: {e}"))));
+        let read =
+            read.unwrap_or_else(|e| Err(Error::InvalidArgument(format!("reading WAL entry {position} ended: {e}"))));
         if let Ok(Some(entry)) = &read {
             self.next = entry.position.next()?;
         } else {

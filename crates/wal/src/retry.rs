@@ -86,7 +86,8 @@ fn is_refusal(error: &StoreError) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let text = error.to_string();
-        if let Some(status) = text.strip_prefix("Server returned non-2xx status code: ").and_then(|rest| rest.get(..3)) {
+        if let Some(status) = text.strip_prefix("Server returned non-2xx status code: ").and_then(|rest| rest.get(..3))
+        {
             return status.starts_with('4') && !matches!(status, "408" | "425" | "429");
         }
         cause = error.source();

@@ -14,8 +14,7 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig,
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 use url::Url;
 
@@ -93,7 +92,8 @@ impl Store {
                 bucket_root(Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?))
             }
             "az" | "azure" => {
-                let mut builder = MicrosoftAzureBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                let mut builder =
+                    MicrosoftAzureBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
                 for (key, value) in options_of::<AzureConfigKey>(options).map_err(invalid)? {
                     builder = builder.with_config(key, value);
                 }

@@ -160,9 +160,7 @@ impl WalTailer {
     async fn check_not_behind(&self, position: Position) -> Result<()> {
         let manifest = self.manifests.latest_existing().await?;
         match manifest.replay_after >= position {
-            true => {
-                Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after })
-            }
+            true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),
             false => Ok(()),
         }
     }

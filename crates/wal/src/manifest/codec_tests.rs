@@ -7,7 +7,8 @@ use super::*;
 const SHARD: ShardId = ShardId::from_uuid(Uuid::from_u128(0xfeed));
 
 fn sample() -> ShardManifest {
-    let mut manifest = ShardManifest::first(SHARD, 1, vec![ShardFieldEntry { field_id: "bucket".into(), value: vec![3] }]);
+    let mut manifest =
+        ShardManifest::first(SHARD, 1, vec![ShardFieldEntry { field_id: "bucket".into(), value: vec![3] }]);
     manifest.version = ManifestVersion::new(9);
     manifest.writer_epoch = Epoch::new(4);
     manifest.replay_after = Position::new(17);

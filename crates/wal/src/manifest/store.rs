@@ -93,10 +93,9 @@ impl ManifestStore {
     /// # Errors
     /// As [`latest`](Self::latest), and [`Error::ShardNotFound`].
     pub async fn latest_existing(&self) -> Result<ShardManifest> {
-        self.latest().await?.ok_or_else(|| Error::ShardNotFound {
-            shard: self.shard.id(),
-            url: self.shard.store().url().to_string(),
-        })
+        self.latest()
+            .await?
+            .ok_or_else(|| Error::ShardNotFound { shard: self.shard.id(), url: self.shard.store().url().to_string() })
     }
 
     /// The manifest of one version; `None` if there is none (any more).
@@ -243,7 +242,9 @@ impl ManifestStore {
             expected = Some(extension.parent_commit_id);
         }
         match expected {
-            Some(id) if Some(id) != ours.commit_id() => Err(unknown("newer versions exist that do not lead back to it")),
+            Some(id) if Some(id) != ours.commit_id() => {
+                Err(unknown("newer versions exist that do not lead back to it"))
+            }
             _ => Ok(()),
         }
     }

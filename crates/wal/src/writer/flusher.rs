@@ -228,7 +228,8 @@ impl Flusher {
 
     /// Takes the answer of one PUT.
     fn answered(&mut self, (position, placed): Answer) -> Result<(), Failure> {
-        let landed = resolve(&self.tenure, position, placed).map_err(|error| Failure { error, from: Some(position) })?;
+        let landed =
+            resolve(&self.tenure, position, placed).map_err(|error| Failure { error, from: Some(position) })?;
         let window = &mut self.window;
         let Some(entry) = window.iter_mut().find(|entry| entry.position == position) else {
             return Ok(());

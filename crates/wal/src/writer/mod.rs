@@ -15,7 +15,7 @@ use arrow_schema::SchemaRef;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::claim::{Opened, OpenOptions, Replay, open};
+use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
@@ -24,8 +24,8 @@ use crate::stats::WalStats;
 use crate::tenure::Tenure;
 
 use flusher::Flusher;
-use queue::Queue;
 pub use queue::Held;
+use queue::Queue;
 
 /// How a [`WalWriter`] groups, limits and sends appends.
 #[derive(Debug, Clone)]
@@ -245,10 +245,7 @@ pub struct Durability {
 impl Future for Durability {
     type Output = Result<Position>;
 
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
         std::pin::Pin::new(&mut self.answer)
             .poll(cx)
             .map(|answer| answer.unwrap_or_else(|_| Err(self.dropped.with_outcome(Outcome::Unknown))))

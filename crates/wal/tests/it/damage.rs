@@ -8,8 +8,8 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::Schema;
 use fencepost_sim::{Fault, IgnoreConditionStore, Op, S3Server};
 use fencepost_wal::{
-    Error, ManifestStore, OpenOptions, Outcome, Shard, ShardId, ShardManifest, Store, WalAppender, WalConfig, WalTailer,
-    probe,
+    Error, ManifestStore, OpenOptions, Outcome, Shard, ShardId, ShardManifest, Store, WalAppender, WalConfig,
+    WalTailer, probe,
 };
 use object_store::memory::InMemory;
 
@@ -91,7 +91,8 @@ async fn a_truncated_or_garbled_manifest_is_refused() {
     let bucket = three_rows().await;
     let path = bucket.manifest_path(bucket.manifest().await.version.get());
     let whole = bucket.read(&path).await.unwrap();
-    for bytes in [whole.slice(..0), whole.slice(..whole.len() / 2), whole.slice(..whole.len() - 1), vec![9; 50].into()] {
+    for bytes in [whole.slice(..0), whole.slice(..whole.len() / 2), whole.slice(..whole.len() - 1), vec![9; 50].into()]
+    {
         bucket.write(&path, bytes).await;
         let error = assert_refused(&bucket, path.as_ref()).await;
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");

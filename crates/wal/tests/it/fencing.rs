@@ -156,8 +156,7 @@ async fn three_writers_hand_over() {
         assert!(matches!(append(old, [9]).await, Err(Error::Fenced { .. })));
     }
     assert_eq!(bucket.rows().await, [1, 2, 3, 4]);
-    let sentinels: Vec<u64> =
-        bucket.log().await.iter().filter(|e| e.2 == EntryKind::Sentinel).map(|e| e.0).collect();
+    let sentinels: Vec<u64> = bucket.log().await.iter().filter(|e| e.2 == EntryKind::Sentinel).map(|e| e.0).collect();
     assert_eq!(bucket.fences().await.iter().map(|f| f.0).collect::<Vec<_>>(), sentinels);
 }
 

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencepost_sim::{RandomFaults, Rng};
-use fencepost_wal::{
-    EntryKind, OpenOptions, Outcome, Position, RetryPolicy, Shard, WalConfig, WalTailer, WalWriter,
-};
+use fencepost_wal::{EntryKind, OpenOptions, Outcome, Position, RetryPolicy, Shard, WalConfig, WalTailer, WalWriter};
 
 use crate::support::{Bucket, Process, batch, bucket, ids_of, replayed, schema, settle};
 
@@ -47,7 +45,9 @@ impl World {
         let attempt_timeout = Duration::from_secs(5);
         let retry = RetryPolicy { max_attempts, attempt_timeout, ..RetryPolicy::default() };
         process.shard = Shard::new(process.shard.store().clone().with_retry(retry), process.shard.id());
-        process.faults.random(RandomFaults { burst: 2 + self.rng.below(4) as u32, ..RandomFaults::stormy(self.rng.next_u64()) });
+        process
+            .faults
+            .random(RandomFaults { burst: 2 + self.rng.below(4) as u32, ..RandomFaults::stormy(self.rng.next_u64()) });
         process
     }
 
@@ -133,7 +133,6 @@ impl World {
     }
 
     async fn step(&mut self) {
-        if std::env::var("TRACE_SEED").is_ok() { eprintln!("step, {} tenures, manifest {}, time {:?}", self.tenures.len(), self.bucket.manifest().await.version, tokio::time::Instant::now()); }
         match self.rng.below(20) {
             0 | 1 => self.take_over().await,
             2 => self.truncate().await,
@@ -217,7 +216,8 @@ impl World {
                 }
             }
             // I4: a prefix of what was appended, in that order.
-            let of_tenure: Vec<i64> = tenure.appended.iter().copied().filter(|id| unique.contains(id) || consumed.contains(id)).collect();
+            let of_tenure: Vec<i64> =
+                tenure.appended.iter().copied().filter(|id| unique.contains(id) || consumed.contains(id)).collect();
             assert_eq!(of_tenure, tenure.appended[..of_tenure.len()], "epoch {}", tenure.epoch);
             let in_log: Vec<i64> = found.iter().copied().filter(|id| tenure.appended.contains(id)).collect();
             assert!(in_log.is_sorted(), "{in_log:?}");
@@ -228,11 +228,10 @@ impl World {
 #[test]
 fn what_was_promised_is_what_a_replay_returns() {
     let seeds = std::env::var("FENCEPOST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
-    let first = std::env::var("FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..seeds {
-        if std::env::var("TRACE_SEED").is_ok() { eprintln!("running {seed}"); }
+    for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let mut world = World::new(seed).await;
                 while world.tenures.is_empty() {

@@ -301,7 +301,8 @@ async fn views_and_dictionaries_are_measured_by_what_is_sent() {
         let process = bucket.process();
         let rows = RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap();
         let config = WalConfig { max_buffer_bytes: 64 << 10, max_unflushed_bytes: 128 << 10, ..small() };
-        let writer = WalWriter::open(&process.shard, rows.schema(), config.clone(), &OpenOptions::default()).await.unwrap().0;
+        let writer =
+            WalWriter::open(&process.shard, rows.schema(), config.clone(), &OpenOptions::default()).await.unwrap().0;
         let mut durable = writer.append_no_wait(rows.clone()).await.unwrap();
         assert!(writer.stats().unflushed_bytes >= 40_000, "{} counted", writer.stats().unflushed_bytes);
         (&mut durable).await.unwrap_or_else(|error| panic!("{error}"));
@@ -324,8 +325,10 @@ async fn batches_whose_dictionaries_do_not_fit_into_one_stay_apart() {
         let dictionary: DictionaryArray<Int8Type> = values.iter().map(String::as_str).collect();
         RecordBatch::try_from_iter_with_nullable([("text", Arc::new(dictionary) as ArrayRef, true)]).unwrap()
     };
-    let writer =
-        WalWriter::open(&process.shard, rows(0).schema(), WalConfig::default(), &OpenOptions::default()).await.unwrap().0;
+    let writer = WalWriter::open(&process.shard, rows(0).schema(), WalConfig::default(), &OpenOptions::default())
+        .await
+        .unwrap()
+        .0;
     for from in [0, 100, 200] {
         drop(writer.append_no_wait(rows(from)).await.unwrap());
     }
