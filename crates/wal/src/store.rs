@@ -151,8 +151,9 @@ impl Store {
     /// Reads an object; `None` if there is none.
     pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
         self.retried("GET", path, || async {
-            match self.inner.get(path).await {
-                Ok(found) => found.bytes().await.map(Some),
+            let read = async { self.inner.get(path).await?.bytes().await };
+            match self.in_time(read).await {
+                Ok(bytes) => Ok(Some(bytes)),
                 Err(StoreError::NotFound { .. }) => Ok(None),
                 Err(e) => Err(e),
             }
@@ -162,17 +163,29 @@ impl Store {
 
     /// Lists the objects below a prefix.
     pub(crate) async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
-        self.retried("LIST", prefix, || self.inner.list(Some(prefix)).try_collect()).await
+        self.retried("LIST", prefix, || async {
+            // Each answer must come in time: a long log has many pages.
+            let mut listing = self.inner.list(Some(prefix));
+            let mut found = Vec::new();
+            while let Some(object) = self.in_time(listing.try_next()).await? {
+                found.push(object);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn in_time<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.retry.attempt_timeout, request).await {
+            Ok(answer) => answer,
+            Err(elapsed) => Err(StoreError::Generic { store: "timeout", source: Box::new(elapsed) }),
+        }
     }
 
     /// One attempt to create an object. The caller resolves what the answer means.
     pub(crate) async fn create_once(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        let put = self.inner.put_opts(path, PutPayload::from_bytes(bytes), options);
-        match tokio::time::timeout(self.retry.attempt_timeout, put).await {
-            Ok(answer) => answer.map(|_| ()),
-            Err(elapsed) => Err(StoreError::Generic { store: "timeout", source: Box::new(elapsed) }),
-        }
+        self.in_time(self.inner.put_opts(path, PutPayload::from_bytes(bytes), options)).await.map(|_| ())
     }
 
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
@@ -213,10 +226,9 @@ impl Store {
     {
         let mut attempts = self.retry.start();
         loop {
-            let error = match tokio::time::timeout(self.retry.attempt_timeout, request()).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
-                Err(elapsed) => StoreError::Generic { store: "timeout", source: Box::new(elapsed) },
+            let error = match request().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
             };
             if !is_transient(&error) || !attempts.again().await {
                 return Err(Error::Store { operation, object: path.to_string(), source: Arc::new(error) });

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod create;
+mod histories;
 mod model;
 mod reads;
 mod schedules;

@@ -146,7 +146,8 @@ impl WalWriter {
     /// Appends a batch and waits until it is durable. Returns the position of its (last) entry.
     ///
     /// The order of appends is the order in which their futures were first polled. A future that is dropped
-    /// later does not take the append back.
+    /// later does not take the append back. While one waits for memory, those behind it wait too: go on polling it,
+    /// or drop it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the schema differs, [`Error::TooLarge`]; [`Error::Fenced`], [`Error::Poisoned`],
