@@ -31,6 +31,9 @@ impl Default for OpenOptions {
     }
 }
 
+/// How often a live predecessor may take the position that the sentinel was meant for.
+const MAX_FENCE_ROUNDS: usize = 256;
+
 /// A shard that was taken over, and what its log held.
 #[derive(Debug)]
 pub struct Opened {
@@ -48,7 +51,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Fenced`] if a newer claim was met; [`Error::LogHole`]
-/// and [`Error::Corrupt`] if objects are missing or damaged.
+/// and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer never pauses.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let manifests = ManifestStore::new(shard.clone());
     let claim = claim(shard, &manifests).await?;
@@ -264,7 +267,7 @@ fn is_published(entry: &WalEntry, current_generation: Generation) -> bool {
 /// Step 3: the sentinel goes to the first free position; whatever landed there meanwhile is replayed first.
 async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Result<Position> {
     let bytes = encode_sentinel(&claim.identity)?;
-    loop {
+    for _ in 0..MAX_FENCE_ROUNDS {
         let at = reading.next;
         match place(shard, at, &bytes).await {
             Ok(Placed::Ours) => {
@@ -285,6 +288,7 @@ async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Resul
             }
         }
     }
+    Err(Error::Outrun { shard: shard.id(), attempts: MAX_FENCE_ROUNDS })
 }
 
 /// Step 4: only after this commit is the tenure valid. It is refused if another claim owns the shard by now, which

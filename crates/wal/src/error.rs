@@ -180,6 +180,18 @@ pub enum Error {
         attempts: usize,
     },
 
+    /// The shard's present writer appends faster than a fence can be placed behind its last entry.
+    #[error(
+        "shard {shard}: its present writer took the fence's position {attempts} times in a row; stop that writer, or \
+         open the shard again when it pauses (its next flush stops it)"
+    )]
+    Outrun {
+        /// The shard.
+        shard: ShardId,
+        /// How often it was tried.
+        attempts: usize,
+    },
+
     /// The call does not fit the state of the writer or shard.
     #[error("{0}")]
     InvalidArgument(String),

@@ -137,7 +137,8 @@ fn a_sample_of_flights_survives_a_crash() {
 fn all_flights_survive_a_crash() {
     let Some(folder) = std::env::var_os("FENCEPOST_TEST_DATA") else {
         // Past the test harness, which hides what a passing test prints.
-        let skipped = "all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet";
+        let skipped =
+            "all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet";
         writeln!(std::io::stderr(), "{skipped}").unwrap();
         return;
     };

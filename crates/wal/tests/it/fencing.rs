@@ -414,6 +414,35 @@ async fn a_busy_predecessor_does_not_outrun_a_claim() {
     assert_eq!(acknowledged.last().unwrap().next().unwrap(), new.tenure().sentinel());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
+    // The old writer sends its next PUT the moment the last one is answered, and is nearer to the store.
+    let bucket = bucket().await;
+    let slow = |process: &crate::support::Process, millis| {
+        for op in [Op::Create, Op::Get, Op::List] {
+            process.faults.on(op).always().then(Fault::Delay(Duration::from_millis(millis)));
+        }
+    };
+    let process = bucket.process();
+    slow(&process, 10);
+    let old = std::sync::Arc::new(process.writer(WalConfig::default()).await);
+    let writing = std::sync::Arc::clone(&old);
+    let busy = tokio::spawn(async move {
+        loop {
+            writing.append(batch([1])).await.unwrap();
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let process = bucket.process();
+    slow(&process, 15);
+    let error = process.open().await.unwrap_err();
+    assert!(matches!(error, Error::Outrun { .. }), "{error}");
+    busy.abort();
+    // The claim is in the manifest all the same: what the old writer commits next stops it.
+    let error = old.truncate(old.stats().acknowledged).await.unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn the_same_on_files() {
     let folder = tempfile::tempdir().unwrap();
