@@ -75,7 +75,7 @@ impl WalTailer {
     ///
     /// # Errors
     /// [`Error::Behind`] if R passed the position meanwhile: what stood there is in the SSTables, and what stands
-    /// there now may be a zombie's.
+    /// there now may be a zombie's. [`Error::LogHole`] if an entry is missing that a manifest says had landed.
     pub async fn next(&mut self) -> Result<Option<WalEntry>> {
         while let Some((kind, entry)) = self.next_any().await? {
             if kind == EntryKind::Rows {
@@ -100,15 +100,35 @@ impl WalTailer {
         if state.met.is_none() {
             state.met = state.ahead.next().await?;
         }
-        let Some(entry) = &state.met else {
+        if state.met.is_none() {
             // The end, or the end of one window of the read-ahead.
             let next = state.next;
             state.width = 1;
             state.ahead = Prefetch::new(self.shard.clone(), next, None, 1);
-            self.check_not_behind(next).await?;
+            let last_seen = self.check_not_behind(next).await?;
+            if last_seen < next {
+                return Ok(None);
+            }
+            // I1: by then it had landed. It came between the read and the manifest, or it was lost.
+            let Some(state) = &mut self.state else {
+                return Ok(None);
+            };
+            state.met = state.ahead.next().await?;
+            if state.met.is_none() {
+                // Still above R, so nobody may have deleted it.
+                self.check_not_behind(next).await?;
+                return Err(Error::LogHole {
+                    shard: self.shard.id(),
+                    position: next,
+                    beyond: last_seen,
+                    object: self.shard.entry_path(next).to_string(),
+                });
+            }
+        }
+        let Some(Started { met: Some(entry), liveness, .. }) = &self.state else {
             return Ok(None);
         };
-        let mut liveness = state.liveness.clone();
+        let mut liveness = liveness.clone();
         let kind = liveness.meet(entry);
         if kind != EntryKind::Rows {
             let position = entry.position;
@@ -157,11 +177,12 @@ impl WalTailer {
 
     /// Protocol section 6: a position without live rows is believed only after a manifest, read later than the
     /// position, still has R below it (schedule 24).
-    async fn check_not_behind(&self, position: Position) -> Result<()> {
+    /// Returns a position up to which everything had landed by then.
+    async fn check_not_behind(&self, position: Position) -> Result<Position> {
         let manifest = self.manifests.latest_existing().await?;
         match manifest.replay_after >= position {
             true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),
-            false => Ok(()),
+            false => Ok(manifest.last_seen),
         }
     }
 }

@@ -140,6 +140,35 @@ async fn a_reader_that_fell_behind_is_told_at_an_absent_position_and_at_a_sentin
     }
 }
 
+/// An entry that is absent although it had landed is a hole, unless R has passed it since.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stalls_over_flush_and_gc_is_behind_and_meets_no_hole() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    let last = append(&mut w1, [1]).await.unwrap();
+    let process = bucket.process();
+    let mut tailer = WalTailer::new(process.shard.clone());
+    assert_eq!(ids_of(&tailer.next().await.unwrap().unwrap()), [1]);
+    assert!(tailer.next().await.unwrap().is_none());
+    let hidden = append(&mut w1, [2]).await.unwrap();
+    append(&mut w1, [3]).await.unwrap();
+    // A manifest that says that it landed, with R still below it.
+    w1.truncate(last).await.unwrap();
+    bucket.delete(&bucket.entry_path(hidden.get())).await;
+    let again = process.faults.on(Op::Get).path_ends_with(bucket.entry_path(hidden.get()).as_ref()).nth(2).stall();
+    let reading = tokio::spawn(async move {
+        let read = tailer.next().await;
+        (tailer, read)
+    });
+    again.reached().await;
+    w1.truncate(w1.tenure().acknowledged()).await.unwrap();
+    again.release();
+    let (mut tailer, read) = reading.await.unwrap();
+    assert!(matches!(read, Err(Error::Behind { .. })), "{read:?}");
+    tailer.restart();
+    assert!(tailer.next().await.unwrap().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_read_is_not_passed_over() {
     let bucket = with_entries(0..100).await;
