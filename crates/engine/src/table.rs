@@ -12,6 +12,7 @@ use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
+use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
 use crate::writer::{ShardWriter, TableWriter};
@@ -155,6 +156,19 @@ impl Table {
             ));
         }
         self.writer(config).await?.close().await
+    }
+
+    /// Merges the SSTables of every shard into the base table, one generation per commit of the base. Writes nothing to
+    /// the shards and fences nobody: it can run beside writers, and beside other mergers. What is flushed while it
+    /// runs waits for the next call. `progress` is called at the start and after every SSTable.
+    ///
+    /// One SSTable at a time is held in memory.
+    ///
+    /// # Errors
+    /// What was merged before stays merged, and the call can be repeated. [`Error::Corrupt`] if a generation is missing,
+    /// [`Error::Lance`] if one could not be merged in [`MergeOptions::attempts`] attempts.
+    pub async fn merge(&self, options: &MergeOptions, progress: impl FnMut(MergeProgress)) -> Result<MergeReport> {
+        merge::merge(&self.base, options, progress).await
     }
 
     /// A reader of one shard's log.
