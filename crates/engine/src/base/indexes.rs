@@ -2,8 +2,8 @@
 //! generations an index covers (`index_catchup` of the MemWAL index); nothing here adds to that record.
 
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
-use lance_index::optimize::OptimizeOptions;
 use lance_index::is_system_index;
+use lance_index::optimize::OptimizeOptions;
 
 use super::BaseTable;
 use crate::error::{Error, Result};

@@ -18,9 +18,9 @@ pub(crate) async fn merge(table: &Table) -> MergeReport {
 
 impl Process {
     /// A merger of this process, running beside the test.
-    pub(crate) async fn merger(&self) -> JoinHandle<fencepost::Result<MergeReport>> {
-        let table = self.table().await;
-        tokio::spawn(async move { table.merge(&options(), |_| {}).await })
+    pub(crate) fn merger(&self) -> JoinHandle<fencepost::Result<MergeReport>> {
+        let store = self.store.clone();
+        tokio::spawn(async move { Table::open(store).await?.merge(&options(), |_| {}).await })
     }
 }
 
@@ -174,7 +174,7 @@ async fn a_merger_that_dies_before_any_of_its_writes_does_no_harm() {
             };
             let process = bucket.process();
             let gate = process.faults.on_any(Op::WRITES).nth(n).stall();
-            let mut merger = process.merger().await;
+            let mut merger = process.merger();
             let stopped = tokio::select! {
                 () = gate.reached() => true,
                 done = &mut merger => done.unwrap().map(|_| false).unwrap(),
@@ -197,7 +197,7 @@ async fn a_merger_that_dies_before_any_of_its_writes_does_no_harm() {
 async fn stalled_at_commit(bucket: &Bucket, nth: u64) -> (Gate, JoinHandle<fencepost::Result<MergeReport>>) {
     let process = bucket.process();
     let gate = process.faults.on(Op::Create).path_contains("_versions/").nth(nth).stall();
-    let merger = process.merger().await;
+    let merger = process.merger();
     soon("the merger's commit", gate.reached()).await;
     (gate, merger)
 }
@@ -281,7 +281,7 @@ async fn a_commit_that_is_answered_wrongly_is_neither_lost_nor_doubled() {
             let expected = bucket.seen().await;
             let process = bucket.process();
             let rule = process.faults.on(Op::Create).path_contains("_versions/").nth(nth).then(fault);
-            let report = soon("the merge", process.merger().await).await.unwrap().unwrap();
+            let report = soon("the merge", process.merger()).await.unwrap().unwrap();
             assert_eq!(rule.fired(), 1);
             assert_eq!(report.sstables + report.merged_by_others, 3);
             assert_eq!(only_in_base(&bucket).await, expected, "{fault:?} at commit {nth}");
@@ -297,7 +297,7 @@ async fn a_generation_that_is_missing_stops_the_merge_by_name() {
     let folder = bucket.manifest().await.sstables[1].path.clone();
     let process = bucket.process();
     process.faults.on(Op::Get).path_contains(folder.as_str()).always().then(Fault::Swallow);
-    let error = soon("the merge", process.merger().await).await.unwrap().unwrap_err();
+    let error = soon("the merge", process.merger()).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Lance { .. }) && error.to_string().contains(&folder), "{error}");
     // What came before is merged, and nothing of what comes after.
     assert_eq!(merged_generation(&bucket).await, 1);

@@ -33,7 +33,11 @@ pub(crate) struct Process {
 
 impl Bucket {
     pub(crate) fn new() -> Self {
-        Self { inner: Arc::new(InMemory::new()) }
+        Self::on(Arc::new(InMemory::new()))
+    }
+
+    pub(crate) fn on(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner }
     }
 
     /// A process that has no faults yet, with short pauses between attempts.
