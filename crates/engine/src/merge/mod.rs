@@ -3,6 +3,7 @@
 //! one may stop or stall anywhere. It drops nothing: what was merged is hidden from readers by the base's record.
 
 mod apply;
+mod commit;
 mod plan;
 
 use std::time::Duration;

@@ -266,6 +266,35 @@ async fn a_late_deletion_leaves_what_a_later_generation_has_written() {
     assert_eq!(only_in_base(&bucket).await, expected);
 }
 
+/// A merger stalls with a deletion vector in its hands while others merge on, and the versions in between are cleaned
+/// up: nothing tells it any more what happened since. Its deletion vector is older than the table's, and would bring
+/// back the rows that were deleted meanwhile.
+#[tokio::test]
+async fn a_deletion_that_sleeps_through_a_cleanup_brings_no_row_back() {
+    let bucket = Bucket::new();
+    keyed(&bucket, 1).await;
+    let writer = bucket.process().writer(config()).await;
+    writer.put(ids(0..9)).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&bucket.table().await).await;
+    writer.delete(keys(&[1])).await.unwrap();
+    writer.flush().await.unwrap();
+
+    let process = bucket.process();
+    let gate = process.faults.on_any(Op::WRITES).path_contains("_deletions/").stall_after();
+    let merger = process.merger();
+    soon("the deletion file", gate.reached()).await;
+    writer.delete(keys(&[2, 3])).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&bucket.table().await).await;
+    bucket.clean_up_base_versions().await;
+    let expected: Vec<_> = [0, 4, 5, 6, 7, 8].map(|id| (id, Some(id))).into();
+    assert_eq!(only_in_base(&bucket).await, expected);
+    gate.release();
+    soon("the late merger", merger).await.unwrap().unwrap();
+    assert_eq!(only_in_base(&bucket).await, expected);
+}
+
 /// Every way in which a commit of the base table can be answered wrongly, at every commit.
 #[tokio::test]
 async fn a_commit_that_is_answered_wrongly_is_neither_lost_nor_doubled() {
