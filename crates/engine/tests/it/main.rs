@@ -9,6 +9,7 @@
 mod create;
 mod histories;
 mod merge;
+mod merge_lance;
 mod merge_schedules;
 mod model;
 mod reads;

@@ -266,11 +266,11 @@ async fn a_late_deletion_leaves_what_a_later_generation_has_written() {
     assert_eq!(only_in_base(&bucket).await, expected);
 }
 
-/// A merger stalls with a deletion vector in its hands while others merge on, and the versions in between are cleaned
+/// 36: a merger stalls with a deletion vector in its hands while others merge on, and the versions in between are cleaned
 /// up: nothing tells it any more what happened since. Its deletion vector is older than the table's, and would bring
 /// back the rows that were deleted meanwhile.
 #[tokio::test]
-async fn a_deletion_that_sleeps_through_a_cleanup_brings_no_row_back() {
+async fn s36_a_deletion_that_sleeps_through_a_cleanup_brings_no_row_back() {
     let bucket = Bucket::new();
     keyed(&bucket, 1).await;
     let writer = bucket.process().writer(config()).await;
