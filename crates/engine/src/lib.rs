@@ -38,6 +38,7 @@
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
 //! | query it from any process | [`Table::provider`] |
 //! | see where it stands | [`Table::inspect`] |
+//! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
 
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@
 pub use fencepost_wal as wal;
 pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
 
+mod adopt;
 mod base;
 mod config;
 mod error;
@@ -55,13 +57,15 @@ mod memtable;
 mod read;
 mod rows;
 mod sharding;
+mod shards;
 mod sstable;
 mod table;
 mod writer;
 
+pub use adopt::{Adoption, ShardAdoption};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
-pub use sharding::Sharding;
+pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

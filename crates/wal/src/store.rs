@@ -175,6 +175,15 @@ impl Store {
         .await
     }
 
+    /// Lists the names of the folders in a folder.
+    pub(crate) async fn list_folders(&self, folder: &Path) -> Result<Vec<String>> {
+        self.retried("LIST", folder, || async {
+            let listed = self.in_time(self.inner.list_with_delimiter(Some(folder))).await?;
+            Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+        })
+        .await
+    }
+
     async fn in_time<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         match tokio::time::timeout(self.retry.attempt_timeout, request).await {
             Ok(answer) => answer,

@@ -29,7 +29,7 @@ pub(crate) async fn run(args: TailArgs) -> Result<()> {
     if args.follow {
         return follow(&table, output).await;
     }
-    for shard in table.shard_ids() {
+    for shard in table.shard_ids().await? {
         let mut tailer = table.tailer(shard);
         while let Some((kind, entry)) = next(&mut tailer).await? {
             output::line(&render(output, &shard.to_string(), kind, &entry))?;
@@ -39,7 +39,8 @@ pub(crate) async fn run(args: TailArgs) -> Result<()> {
 }
 
 async fn follow(table: &Table, output: Output) -> Result<()> {
-    let mut entries = select_all(table.shard_ids().into_iter().map(|shard| entries_of(table, shard).boxed_local()));
+    let mut entries =
+        select_all(table.shard_ids().await?.into_iter().map(|shard| entries_of(table, shard).boxed_local()));
     loop {
         tokio::select! {
             found = entries.next() => match found {

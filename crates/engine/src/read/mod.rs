@@ -17,12 +17,13 @@ use crate::base::BaseTable;
 use crate::error::Result;
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
+use crate::sharding::ShardValue;
 use crate::sstable;
 
 pub(crate) use cache::SsTableCache;
 pub(crate) use provider::LsmTable;
 pub(crate) use source::{Request, Source};
-pub(crate) use storage::snapshot_from_storage;
+pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage};
 
 /// The generation of rows that were accepted and have not landed: newer than all.
 pub(crate) const OVERLAY: Generation = Generation::ZERO;
@@ -31,6 +32,8 @@ pub(crate) const OVERLAY: Generation = Generation::ZERO;
 #[derive(Debug, Clone)]
 pub(crate) struct ShardView {
     pub(crate) shard: ShardId,
+    /// Which rows it holds.
+    pub(crate) value: ShardValue,
     pub(crate) memtables: Vec<MemTableSnapshot>,
     pub(crate) sstables: Vec<SsTable>,
 }
