@@ -70,6 +70,11 @@ impl Shard {
         self.manifest_folder().join(names::format(version.get(), names::MANIFEST_SUFFIX))
     }
 
+    /// `checkpoints/`, whose objects are Fencepost's alone.
+    pub(crate) fn checkpoint_folder(&self) -> Path {
+        self.root.clone().join("checkpoints")
+    }
+
     /// `manifest/version_hint.json`: for other readers, never trusted.
     pub(crate) fn hint_path(&self) -> Path {
         self.manifest_folder().join("version_hint.json")

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -153,6 +154,18 @@ impl Store {
         self.retried("GET", path, || async {
             let read = async { self.inner.get(path).await?.bytes().await };
             match self.in_time(read).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(StoreError::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
+    /// Reads a part of an object that is within its size; `None` if there is no object.
+    pub(crate) async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.retried("GET", path, || async {
+            match self.in_time(self.inner.get_range(path, range.clone())).await {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(StoreError::NotFound { .. }) => Ok(None),
                 Err(e) => Err(e),
