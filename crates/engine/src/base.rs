@@ -3,6 +3,7 @@
 //! It does not know of shards' logs and SSTables.
 
 mod create;
+mod indexes;
 mod shard_ids;
 mod table_id;
 #[cfg(test)]

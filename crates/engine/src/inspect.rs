@@ -113,7 +113,7 @@ async fn inspect_shard(base: &BaseTable, found: TableShard) -> Result<ShardInspe
         return Ok(ShardInspection {
             shard_id: id,
             value,
-            unadopted: manifest.extension.as_ref().is_none_or(|extension| extension.unadopted),
+            unadopted: manifest.collectable().is_err(),
             writer_epoch: manifest.writer_epoch.get(),
             replay_after: manifest.replay_after.get(),
             tail: tail.get(),

@@ -37,6 +37,7 @@
 //! | make or open a table | [`Table`] |
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
 //! | query it from any process | [`Table::provider`] |
+//! | move what was flushed into the base table | [`Table::merge`] |
 //! | see where it stands | [`Table::inspect`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
@@ -54,6 +55,7 @@ mod inspect;
 mod key;
 mod lance_store;
 mod memtable;
+mod merge;
 mod read;
 mod rows;
 mod sharding;
@@ -66,6 +68,7 @@ pub use adopt::{Adoption, ShardAdoption};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
+pub use merge::{MergeOptions, MergeProgress, MergeReport};
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

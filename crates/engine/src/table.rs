@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
-use fencepost_wal::{ManifestStore, Shard, ShardId, Store, WalTailer};
+use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::adopt::{self, Adoption};
@@ -13,6 +13,7 @@ use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
+use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -176,10 +177,30 @@ impl Table {
         let flushed = stream::iter(made).map(|shard| {
             let (base, cache, config) = (base.clone(), Arc::clone(&self.cache), config.clone());
             let shard = self.shard(shard.id);
-            async move { ShardWriter::open(base, cache, shard, config).await?.close().await }
+            async move {
+                match ShardWriter::open(base, cache, shard, config).await {
+                    Ok(writer) => writer.close().await,
+                    // A folder is all that there is of it.
+                    Err(Error::Wal(WalError::ShardNotFound { .. })) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
         });
         let flushed: Vec<Result<()>> = flushed.buffer_unordered(SHARDS_AT_ONCE).collect().await;
         flushed.into_iter().collect()
+    }
+
+    /// Merges the SSTables of every shard into the base table, one generation per commit of the base. Writes nothing to
+    /// the shards and fences nobody: it can run beside writers, and beside other mergers. What is flushed while it
+    /// runs waits for the next call. `progress` is called at the start and after every SSTable.
+    ///
+    /// One SSTable at a time is held in memory.
+    ///
+    /// # Errors
+    /// What was merged before stays merged, and the call can be repeated. [`Error::Corrupt`] if a generation is missing,
+    /// [`Error::Lance`] if one could not be merged in [`MergeOptions::attempts`] attempts.
+    pub async fn merge(&self, options: &MergeOptions, progress: impl FnMut(MergeProgress)) -> Result<MergeReport> {
+        merge::merge(&self.base, options, progress).await
     }
 
     /// A reader of one shard's log.

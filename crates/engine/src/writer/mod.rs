@@ -225,8 +225,10 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
     pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
+        // Section 9: the base first, so that what was merged is left out.
+        let base = self.base.refreshed().await?;
         let view = self.view()?;
-        Snapshot::of_shard(self.base.clone(), self.format.clone(), &self.cache, view).scan()
+        Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
     }
 
     /// What readers see of this shard now.

@@ -53,11 +53,22 @@ impl OpenShards {
     }
 
     async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
+        let make = || shards::make(&self.base, shard.id, &shard.value);
+        let open = || {
+            let place = Shard::new(self.base.lance_store().store().clone(), shard.id);
+            ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone())
+        };
         if !shard.made {
-            shards::make(&self.base, shard.id, &shard.value).await?;
+            make().await?;
         }
-        let place = Shard::new(self.base.lance_store().store().clone(), shard.id);
-        ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone()).await
+        match open().await {
+            // A folder is all that its creator came to make.
+            Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
+                make().await?;
+                open().await
+            }
+            opened => opened,
+        }
     }
 
     fn insert(&self, value: ShardValue, writer: ShardWriter) {

@@ -8,6 +8,7 @@
 
 mod create;
 mod histories;
+mod merge;
 mod model;
 mod reads;
 mod schedules;

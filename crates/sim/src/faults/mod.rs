@@ -48,6 +48,10 @@ pub enum Op {
 }
 
 impl Op {
+    /// The operations that change what is stored.
+    pub const WRITES: [Self; 7] =
+        [Self::Create, Self::Overwrite, Self::Update, Self::CompleteMultipart, Self::Delete, Self::Copy, Self::Rename];
+
     /// Whether the operation sends content under a name of its own, which alone can land late or torn.
     fn is_put(self) -> bool {
         matches!(self, Self::Create | Self::Overwrite | Self::Update)

@@ -36,15 +36,15 @@ type Filter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 #[must_use = "a rule does nothing until `then`, `stall` or `stall_after`"]
 pub struct RuleBuilder {
     store: FaultStore,
-    op: Op,
+    ops: Vec<Op>,
     filters: Vec<Filter>,
     nth: u64,
     times: u64,
 }
 
 impl RuleBuilder {
-    pub(super) fn new(store: FaultStore, op: Op) -> Self {
-        Self { store, op, filters: Vec::new(), nth: 1, times: 1 }
+    pub(super) fn new(store: FaultStore, ops: Vec<Op>) -> Self {
+        Self { store, ops, filters: Vec::new(), nth: 1, times: 1 }
     }
 
     /// Only paths that contain `part`. Paths have no leading slash.
@@ -95,7 +95,9 @@ impl RuleBuilder {
     /// If the fault has no meaning for the operation, such as a late landing of a GET.
     #[track_caller]
     pub fn then(self, fault: Fault) -> Rule {
-        assert!(fault.fits(self.op), "{fault:?} has no meaning for {:?}; hang it on an operation that writes", self.op);
+        for op in &self.ops {
+            assert!(fault.fits(*op), "{fault:?} has no meaning for {op:?}; hang it on an operation that writes");
+        }
         self.install(Action::Fault(fault))
     }
 
@@ -118,7 +120,7 @@ impl RuleBuilder {
     fn install(self, action: Action) -> Rule {
         let handle = Rule { counts: Arc::default() };
         self.store.add_rule(ScriptedRule {
-            op: self.op,
+            ops: self.ops,
             filters: self.filters,
             nth: self.nth,
             times: self.times,
@@ -133,7 +135,7 @@ impl RuleBuilder {
 impl fmt::Debug for RuleBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RuleBuilder")
-            .field("op", &self.op)
+            .field("ops", &self.ops)
             .field("nth", &self.nth)
             .field("times", &self.times)
             .finish_non_exhaustive()
@@ -166,7 +168,7 @@ impl Rule {
 
 /// An installed rule.
 pub(super) struct ScriptedRule {
-    op: Op,
+    ops: Vec<Op>,
     filters: Vec<Filter>,
     nth: u64,
     times: u64,
@@ -178,7 +180,7 @@ pub(super) struct ScriptedRule {
 impl ScriptedRule {
     /// Counts the operation if it matches; true if the rule should act on it.
     pub(super) fn is_due(&mut self, op: Op, path: &str) -> bool {
-        if self.op != op || !self.filters.iter().all(|filter| filter(path)) {
+        if !self.ops.contains(&op) || !self.filters.iter().all(|filter| filter(path)) {
             return false;
         }
         self.seen += 1;
@@ -196,7 +198,7 @@ impl ScriptedRule {
 impl fmt::Debug for ScriptedRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ScriptedRule")
-            .field("op", &self.op)
+            .field("ops", &self.ops)
             .field("action", &self.action)
             .field("seen", &self.seen)
             .field("fired", &self.handle.fired())

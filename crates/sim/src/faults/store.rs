@@ -76,7 +76,12 @@ impl FaultStore {
 
     /// Begins a rule for operations of the kind `op`.
     pub fn on(&self, op: Op) -> RuleBuilder {
-        RuleBuilder::new(self.clone(), op)
+        self.on_any([op])
+    }
+
+    /// Begins a rule for operations of any of these kinds, counted together.
+    pub fn on_any(&self, ops: impl IntoIterator<Item = Op>) -> RuleBuilder {
+        RuleBuilder::new(self.clone(), ops.into_iter().collect())
     }
 
     /// Forgets every rule. Operations that are stalled stay stalled.

@@ -101,6 +101,25 @@ impl ManifestStore {
             .ok_or_else(|| Error::ShardNotFound { shard: self.shard.id(), url: self.shard.store().url().to_string() })
     }
 
+    /// The newest manifest, still shown as the newest by a LIST that began after it was read; `None` if the shard does
+    /// not exist. For actors that are no tenure and act on what a manifest lists (merging, collecting): between a LIST
+    /// and a GET that stalled, the version may have been pruned and its name have come back with other content
+    /// (protocol section 3, schedule 28).
+    ///
+    /// # Errors
+    /// As [`latest`](Self::latest); [`Error::Contention`] if every look finds a newer one.
+    pub async fn latest_certain(&self) -> Result<Option<ShardManifest>> {
+        for _ in 0..MAX_LIST_ROUNDS {
+            let Some(manifest) = self.latest().await? else {
+                return Ok(None);
+            };
+            if self.newest_version().await? == Some(manifest.version) {
+                return Ok(Some(manifest));
+            }
+        }
+        Err(Error::Contention { shard: self.shard.id(), attempts: MAX_LIST_ROUNDS })
+    }
+
     /// The manifest of one version; `None` if there is none (any more).
     ///
     /// # Errors
