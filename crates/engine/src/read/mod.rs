@@ -2,6 +2,9 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
+// `values` is for pruning shards.
+#[allow(dead_code)]
+mod predicate;
 mod provider;
 mod source;
 mod storage;
