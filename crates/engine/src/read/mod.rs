@@ -2,10 +2,11 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
-// `values` is for pruning shards.
+// `combinations` is for pruning SSTables.
 #[allow(dead_code)]
 mod predicate;
 mod provider;
+mod prune;
 mod source;
 mod storage;
 
@@ -25,6 +26,7 @@ use crate::sstable;
 
 pub(crate) use cache::SsTableCache;
 pub(crate) use provider::LsmTable;
+pub(crate) use prune::ShardPruning;
 pub(crate) use source::{Request, Source};
 pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage};
 
@@ -87,11 +89,11 @@ impl Snapshot {
         Self { base, format, cache: Arc::clone(cache), with_base, shards }
     }
 
-    /// The sources, each with what hides its rows.
-    pub(crate) fn sources(&self) -> Vec<Source> {
+    /// The sources that a query wants, each with what hides its rows.
+    pub(crate) fn sources(&self, pruning: &ShardPruning) -> Vec<Source> {
         let mut sources = Vec::new();
         let mut all_newer: Vec<Source> = Vec::new();
-        for view in &self.shards {
+        for view in self.shards.iter().filter(|view| pruning.may_hold(&view.value)) {
             let mut newer: Vec<Source> = Vec::new();
             let memtables = view.memtables.iter().cloned().map(Source::memtable);
             let sstables = view
@@ -115,7 +117,7 @@ impl Snapshot {
         let schema = Arc::clone(&self.format.user);
         let request = Arc::new(Request::all_columns(&self));
         let snapshot = Arc::new(self);
-        let streams = stream::iter(snapshot.sources()).then(move |source| {
+        let streams = stream::iter(snapshot.sources(&ShardPruning::default())).then(move |source| {
             let (snapshot, request) = (Arc::clone(&snapshot), Arc::clone(&request));
             async move { source.read(snapshot, request).await.map_err(datafusion::error::DataFusionError::from) }
         });

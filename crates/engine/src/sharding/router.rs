@@ -1,7 +1,7 @@
 //! Sends the rows of batches to shards. The hash is Lance's own, called and not copied, so that Lance and Fencepost
 //! always agree on the place of a row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -104,17 +104,23 @@ impl Router {
         }
     }
 
-    /// The buckets of these values of the sharding column; `None` if the table is not sharded by buckets.
+    /// The shards of these values of the sharding column.
     ///
     /// # Errors
     /// [`Error::InvalidBatch`] if they have another type than the column.
-    pub(crate) fn buckets(&self, values: &ArrayRef) -> Result<Option<Vec<u32>>> {
-        match &self.by {
-            Some(by @ By { rule: Rule::Bucket { buckets, spec }, .. }) => {
-                by.check_type(values)?;
-                by.hash(values, *buckets, spec).map(Some)
+    pub(crate) fn values(&self, values: &ArrayRef) -> Result<HashSet<ShardValue>> {
+        let Some(by) = &self.by else {
+            return Ok(HashSet::from([ShardValue::All]));
+        };
+        by.check_type(values)?;
+        match &by.rule {
+            Rule::Bucket { buckets, spec } => {
+                Ok(by.hash(values, *buckets, spec)?.into_iter().map(ShardValue::Bucket).collect())
             }
-            _ => Ok(None),
+            Rule::Identity { .. } => {
+                let value = |row| Ok(ShardValue::Identity(ScalarValue::try_from_array(values, row)?));
+                (0..values.len()).map(value).collect()
+            }
         }
     }
 }
