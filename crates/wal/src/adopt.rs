@@ -183,10 +183,10 @@ impl Heads<'_> {
         entries.sort_unstable_by_key(|(position, _)| *position);
         let unread: Vec<_> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.iter().filter(|(position, _)| !known.contains_key(position)).collect()
+            entries.iter().filter(|(position, _)| !known.contains_key(position)).cloned().collect()
         };
         let mut reads = stream::iter(unread)
-            .map(|(position, object)| async move { Ok((*position, self.read(*position, object).await?)) })
+            .map(|(position, object)| async move { Ok((position, self.read(position, &object).await?)) })
             .buffer_unordered(READS_AT_ONCE);
         while let Some((position, head)) = reads.try_next().await? {
             if let Some(head) = head {
