@@ -35,6 +35,17 @@ pub(crate) fn vanished(base: &BaseTable, listed: &BTreeSet<ShardId>) -> Option<S
     base.merged().keys().find(|id| !listed.contains(id)).copied()
 }
 
+/// A shard that the latest base version knows and that does not exist.
+pub(crate) async fn lost(base: &BaseTable) -> Result<Option<ShardId>> {
+    let base = base.refreshed().await?;
+    for id in base.merged().keys() {
+        if manifests(&base, *id).latest().await?.is_none() {
+            return Ok(Some(*id));
+        }
+    }
+    Ok(None)
+}
+
 /// The shards of a table, in the order of their values, those of unknown rows last.
 pub(crate) async fn discover(base: &BaseTable) -> Result<Vec<TableShard>> {
     let listed = list(base).await?;

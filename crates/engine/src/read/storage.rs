@@ -34,16 +34,12 @@ pub(crate) async fn snapshot_from_storage(base: &BaseTable, cache: &Arc<SsTableC
 
 /// The answer after [`MAX_ROUNDS`].
 pub(crate) async fn moved_on(base: &BaseTable) -> Error {
-    let lost = async {
-        let base = base.refreshed().await?;
-        Ok::<_, Error>(shards::vanished(&base, &shards::list(&base).await?))
-    };
-    match lost.await {
+    match shards::lost(base).await {
         Ok(Some(shard)) => Error::Corrupt {
             url: base.lance_store().describe(None),
             reason: format!(
-                "SSTables of shard {shard} were merged into the base table, but its folder in `{MEM_WAL_FOLDER}` is \
-                 gone; restore it"
+                "SSTables of shard {shard} were merged into the base table, but the shard is gone from \
+                 `{MEM_WAL_FOLDER}`; restore it"
             ),
         },
         Ok(None) => Error::NotSupported(format!(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use fencepost_wal::{Epoch, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -229,6 +229,11 @@ impl ShardWriter {
         let base = self.base.refreshed().await?;
         let view = self.view()?;
         Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
+    }
+
+    /// The error that fenced this writer, if one did and it knows.
+    fn fenced(&self) -> Option<WalError> {
+        self.tenure().check().err().filter(|error| matches!(error, WalError::Fenced { .. }))
     }
 
     /// What readers see of this shard now.

@@ -119,10 +119,13 @@ impl OpenShards {
         if missing.is_empty() {
             return Ok(());
         }
-        self.check_limit(self.state.read().writers.len() + missing.len())?;
+        let open = self.all();
+        self.check_limit(open.len() + missing.len())?;
+        // Whoever lost a shard was replaced: it does not go on with the values that nobody has written yet.
+        let lost = open.iter().find_map(|shard| shard.fenced());
         let shard = |value: &&ShardValue| {
             let id = self.base.derived_id(value)?;
-            match self.state.read().fenced.get(value) {
+            match lost.as_ref().or(self.state.read().fenced.get(value)) {
                 Some(error) => Err(not_opened(id, value, error.clone().into())),
                 None => Ok(TableShard { id, value: (*value).clone(), made: false }),
             }

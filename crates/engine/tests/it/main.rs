@@ -7,9 +7,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod create;
+mod foreign;
 mod histories;
+mod identity;
 mod merge;
 mod model;
+mod prune;
 mod reads;
 mod schedules;
 mod support;
