@@ -21,6 +21,12 @@ Exit codes:
 
 FENCEPOST_LOG=info (or debug, or fencepost_wal=debug) writes a log to stderr.";
 
+const ADOPT: &str = "\
+Take a table that Lance made, or wrote to, into Fencepost's care: the table gets the id from which the names of new \
+shards derive, and the manifest of each shard that Lance wrote to gets the fences that garbage collection has to leave. \
+Until then `inspect` shows such a shard as unadopted, and garbage collection refuses it. Fences nobody, may run beside \
+writers, and may be repeated.";
+
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
 #[command(name = "fencepost", version, after_help = EXIT_CODES, propagate_version = true)]
@@ -39,12 +45,16 @@ pub(crate) enum Verb {
     Query(QueryArgs),
     /// Print one line per entry of the write-ahead log
     Tail(TailArgs),
-    /// Print the state of every shard and of the base table as JSON
+    /// Print the state of every shard and of the base table as JSON; a shard that Lance wrote to is unadopted until
+    /// `adopt`, and garbage collection refuses it
     Inspect(InspectArgs),
     /// Take the table over and write every logged row to SSTables
     Flush(FlushArgs),
     /// Move what was flushed into the base table, which any Lance reader sees
     Merge(MergeArgs),
+    /// Take a table that Lance made, or wrote to, into Fencepost's care
+    #[command(long_about = ADOPT)]
+    Adopt(AdoptArgs),
     /// Check that a store keeps the promises that the log needs
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
@@ -101,7 +111,7 @@ pub(crate) struct LayoutArgs {
     /// Columns of the primary key; without one the table is append-only
     #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
     pub(crate) primary_key: Vec<String>,
-    /// How rows are spread over shards: unsharded, or bucket(COLUMN,N)
+    /// How rows are spread over shards: unsharded, bucket(COLUMN,N), or identity(COLUMN), a shard for each value
     #[arg(long, value_name = "SHARDING")]
     pub(crate) shard_by: Option<String>,
 }
@@ -199,6 +209,14 @@ pub(crate) struct MergeArgs {
     /// Bring the base table's indexes up to date afterwards
     #[arg(long)]
     pub(crate) optimize: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

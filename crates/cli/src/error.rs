@@ -198,7 +198,11 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),
         E::InvalidBatch(_) => (Exit::Input, None),
+        E::TooLarge { limit_name: "max_shards", .. } => {
+            (Exit::Input, Some("a column with so many values is for bucket(COLUMN,N), not for identity(COLUMN)"))
+        }
         E::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
+        E::ShardNotOpened { source, .. } => judge_engine(source),
         E::PartlyWritten { source, .. } => match judge_engine(source) {
             fenced @ (Exit::Fenced, _) => fenced,
             (exit, _) => (

@@ -9,7 +9,9 @@ use arrow_json::WriterBuilder;
 use arrow_json::writer::JsonArray;
 use arrow_schema::{ArrowError, SchemaRef};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::Value;
+use datafusion::scalar::ScalarValue;
+use fencepost::ShardValue;
+use serde_json::{Value, json};
 
 use crate::args::Output;
 use crate::error::{CliError, Result};
@@ -34,6 +36,24 @@ pub(crate) fn result(output: Output, text: &str, value: &Value) -> Result<()> {
         Output::Table => line(text),
         Output::Json => json(value),
     }
+}
+
+/// What a shard holds: "all", {"bucket": 3}, {"value": "eu"}, or null where its manifest does not say.
+pub(crate) fn shard_value(value: &ShardValue) -> Value {
+    let scalar = match value {
+        ShardValue::All => return json!("all"),
+        ShardValue::Bucket(bucket) => return json!({ "bucket": bucket }),
+        ShardValue::Identity(scalar) => scalar,
+        _ => return Value::Null,
+    };
+    let scalar = match scalar {
+        scalar if scalar.is_null() => Value::Null,
+        ScalarValue::Boolean(Some(flag)) => json!(flag),
+        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => json!(text),
+        // A number.
+        other => other.to_string().parse().map_or_else(|_| json!(other.to_string()), Value::Number),
+    };
+    json!({ "value": scalar })
 }
 
 /// A count with separators: 336,776.
@@ -262,6 +282,23 @@ mod tests {
         assert!(error.exit().is_none(), "{error}");
         let error = Box::new(TableSink::new(Closed, schema())).finish().unwrap_err();
         assert!(error.exit().is_none(), "{error}");
+    }
+
+    #[test]
+    fn what_a_shard_holds_is_told_as_json() {
+        for (value, expected) in [
+            (ShardValue::All, json!("all")),
+            (ShardValue::Bucket(3), json!({ "bucket": 3 })),
+            (ShardValue::Identity(ScalarValue::from("eu")), json!({ "value": "eu" })),
+            (ShardValue::Identity(ScalarValue::from("7")), json!({ "value": "7" })),
+            (ShardValue::Identity(ScalarValue::from(i64::MIN)), json!({ "value": i64::MIN })),
+            (ShardValue::Identity(ScalarValue::from(u64::MAX)), json!({ "value": u64::MAX })),
+            (ShardValue::Identity(ScalarValue::from(true)), json!({ "value": true })),
+            (ShardValue::Identity(ScalarValue::Int8(None)), json!({ "value": null })),
+            (ShardValue::Unknown, Value::Null),
+        ] {
+            assert_eq!(shard_value(&value), expected, "{value}");
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) fn writer_config(memtable_rows: Option<usize>) -> WriterConfig {
 fn parse_sharding(text: &str) -> Result<Sharding> {
     text.parse().map_err(|e| {
         CliError::usage(format!("--shard-by: {e}"))
-            .help("write unsharded, or bucket(COLUMN,N) such as \"bucket(id,4)\"")
+            .help("write unsharded, bucket(COLUMN,N) such as \"bucket(id,4)\", or identity(COLUMN)")
     })
 }
 

@@ -5,6 +5,7 @@
 mod create;
 mod indexes;
 mod shard_ids;
+mod table_id;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
-use fencepost_wal::{Generation, ShardId};
+use fencepost_wal::{Generation, ShardId, ShardManifest};
 use lance::Dataset;
 use lance::dataset::mem_wal::DatasetMemWalExt;
 use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION};
@@ -22,14 +23,11 @@ use lance_index::mem_wal::MemWalIndexDetails;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
-pub(crate) use self::shard_ids::{bucket_field_entry, shard_ids};
+use self::shard_ids::{TableSpec, shard_id_for};
+use self::table_id::{TABLE_ID_KEY, table_id};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
-use crate::sharding::Sharding;
-
-/// The key of the dataset's config that holds the table id, a random UUID that the shard ids derive from. It is
-/// written by the commit that creates the dataset, so it also marks a dataset as one that Fencepost made.
-pub(crate) const TABLE_ID_KEY: &str = "fencepost.table_id";
+use crate::sharding::{ShardValue, Sharding};
 
 /// One version of the base table, and what it says about the table. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,9 +36,12 @@ pub(crate) struct BaseTable {
     dataset: Dataset,
     schema: SchemaRef,
     primary_key: Arc<[String]>,
-    sharding: Sharding,
-    sharding_spec_id: u32,
-    table_id: Uuid,
+    spec: Arc<TableSpec>,
+    /// `None` for a table that Lance made and nobody adopted.
+    table_id: Option<Uuid>,
+    /// The shards that the table has from the start and whose ids derive from the table id, in bucket order.
+    fixed: Arc<[(ShardId, ShardValue)]>,
+    fixed_by_id: Arc<HashMap<ShardId, usize>>,
     merged: Arc<BTreeMap<ShardId, Generation>>,
 }
 
@@ -66,8 +67,8 @@ impl BaseTable {
     /// Opens the latest version.
     ///
     /// # Errors
-    /// [`Error::TableNotFound`] if there is no dataset, or one that is not a Fencepost table;
-    /// [`Error::NotSupported`] for a table whose sharding we do not know.
+    /// [`Error::TableNotFound`] if there is no dataset, or one without a MemWAL index; [`Error::NotSupported`] for a
+    /// table whose sharding or columns we do not know.
     pub(crate) async fn open(store: &LanceStore) -> Result<Self> {
         match find(store).await? {
             Found::Dataset(dataset) => Self::of(store, *dataset).await,
@@ -98,8 +99,12 @@ impl BaseTable {
             };
             return Err(not_found(store, reason));
         };
+        create::refuse_special_columns(dataset.schema())?;
         let table_id = table_id(store, &dataset)?;
-        let (sharding_spec_id, sharding) = shard_ids::parse_spec(store, &dataset, &details)?;
+        let spec = shard_ids::parse_spec(store, &dataset, &details)?;
+        let derived = |value: ShardValue| Some((shard_id_for(table_id?, &value)?, value));
+        let fixed: Vec<(ShardId, ShardValue)> = spec.fixed_values().into_iter().filter_map(derived).collect();
+        let fixed_by_id = (0..).zip(&fixed).map(|(n, (id, _))| (*id, n)).collect();
         let primary_key = dataset.schema().unenforced_primary_key().iter().map(|field| field.name.clone()).collect();
         let merged = details
             .compacted_sstables
@@ -110,9 +115,10 @@ impl BaseTable {
             store: store.clone(),
             schema: user_schema(&dataset),
             primary_key,
-            sharding,
-            sharding_spec_id,
+            spec: Arc::new(spec),
             table_id,
+            fixed: fixed.into(),
+            fixed_by_id: Arc::new(fixed_by_id),
             merged: Arc::new(merged),
             dataset,
         })
@@ -141,17 +147,53 @@ impl BaseTable {
 
     /// How rows are spread over shards.
     pub(crate) fn sharding(&self) -> &Sharding {
-        &self.sharding
+        &self.spec.sharding
     }
 
-    /// The number of the sharding spec, which each shard manifest repeats.
-    pub(crate) fn sharding_spec_id(&self) -> u32 {
-        self.sharding_spec_id
+    /// The shards that the table has from the start and whose ids derive from the table id, in bucket order. Empty
+    /// for a table that was not adopted.
+    pub(crate) fn fixed_shards(&self) -> &[(ShardId, ShardValue)] {
+        &self.fixed
     }
 
-    /// The ids of all shards, in bucket order.
-    pub(crate) fn shard_ids(&self) -> Vec<ShardId> {
-        shard_ids(self.table_id, &self.sharding)
+    /// What the shards hold that the table has from the start, whether or not their ids derive.
+    pub(crate) fn fixed_values(&self) -> Vec<ShardValue> {
+        self.spec.fixed_values()
+    }
+
+    /// What the shard holds if it is one of [`fixed_shards`](Self::fixed_shards).
+    pub(crate) fn fixed_value(&self, id: ShardId) -> Option<&ShardValue> {
+        let (_, value) = self.fixed.get(*self.fixed_by_id.get(&id)?)?;
+        Some(value)
+    }
+
+    /// What a shard holds, as its id or its manifest says.
+    pub(crate) fn shard_value(&self, id: ShardId, manifest: Option<&ShardManifest>) -> ShardValue {
+        let told = || manifest.map(|manifest| self.spec.value_of(manifest));
+        self.fixed_value(id).cloned().or_else(told).unwrap_or(ShardValue::Unknown)
+    }
+
+    /// The id that the shard of a value gets if it is made now.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a table that was not adopted.
+    pub(crate) fn derived_id(&self, value: &ShardValue) -> Result<ShardId> {
+        let derived = self.table_id.and_then(|table_id| shard_id_for(table_id, value));
+        derived.ok_or_else(|| self.not_adopted(value))
+    }
+
+    /// The first manifest of the shard of a value.
+    pub(crate) fn first_manifest(&self, id: ShardId, value: &ShardValue) -> ShardManifest {
+        self.spec.first_manifest(id, value)
+    }
+
+    /// The answer to who needs a shard that is not there and cannot be named.
+    pub(crate) fn not_adopted(&self, value: &ShardValue) -> Error {
+        Error::NotSupported(format!(
+            "the table at {} has no shard for {value}, and was made by another program: its config has no \
+             `{TABLE_ID_KEY}`, from which the ids of new shards derive; run `fencepost adopt` (`Table::adopt`) once",
+            self.store.describe(None)
+        ))
     }
 
     /// Per shard, the highest generation whose SSTable this version holds already. A shard of which nothing was
@@ -210,20 +252,6 @@ async fn mem_wal_details(store: &LanceStore, dataset: &Dataset) -> Result<Option
         .mem_wal_index_details()
         .await
         .map_err(Error::lance(format!("reading the MemWAL index of {}", store.describe(None))))
-}
-
-fn table_id(store: &LanceStore, dataset: &Dataset) -> Result<Uuid> {
-    let Some(text) = dataset.config().get(TABLE_ID_KEY) else {
-        return Err(Error::NotSupported(format!(
-            "the table at {} was made by another program: its config has no `{TABLE_ID_KEY}`, from which the shard ids \
-             derive; copy its rows into a table that Fencepost creates",
-            store.describe(None)
-        )));
-    };
-    Uuid::parse_str(text).map_err(|e| Error::Corrupt {
-        url: store.describe(None),
-        reason: format!("its config has `{TABLE_ID_KEY}` = `{text}`, which is not a UUID: {e}"),
-    })
 }
 
 fn not_found(store: &LanceStore, reason: &str) -> Error {

@@ -18,6 +18,9 @@ pub struct WriterConfig {
     pub open: OpenOptions,
     /// The MemTable's limits; `None` for WAL-only: rows go to the log and stay there until a consumer truncates it.
     pub memtable: Option<MemTableConfig>,
+    /// Shards that a [`TableWriter`](crate::TableWriter) has open at most. A table sharded by the values of a column
+    /// gets a shard with each new value; a column with more values than this is the wrong one. Default 1024.
+    pub max_shards: usize,
 }
 
 impl Default for WriterConfig {
@@ -27,6 +30,7 @@ impl Default for WriterConfig {
             wal: WalConfig::default(),
             open: OpenOptions::default(),
             memtable: Some(MemTableConfig::default()),
+            max_shards: 1024,
         }
     }
 }
@@ -39,6 +43,9 @@ impl WriterConfig {
 
     pub(crate) fn validate(&self) -> Result<()> {
         self.wal.validate()?;
+        if self.max_shards == 0 {
+            return Err(Error::InvalidOptions("`max_shards` is 0; use 1 or more".into()));
+        }
         let Some(memtable) = &self.memtable else {
             return Ok(());
         };

@@ -2,6 +2,8 @@
 
 use fencepost_wal::{Error as WalError, Generation, Outcome, Position, Shard};
 
+use crate::sharding::ShardValue;
+
 /// Result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -98,6 +100,18 @@ pub enum Error {
         /// One of those that failed.
         failed: fencepost_wal::ShardId,
         /// Why it failed.
+        #[source]
+        source: Box<Error>,
+    },
+
+    /// The shard of a value that the table did not have yet could not be opened; nothing of the call was written.
+    #[error("shard {shard}, for {value}, could not be opened: {source}; nothing of this call was written")]
+    ShardNotOpened {
+        /// The shard.
+        shard: fencepost_wal::ShardId,
+        /// What it is to hold.
+        value: ShardValue,
+        /// Why.
         #[source]
         source: Box<Error>,
     },

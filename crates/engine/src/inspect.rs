@@ -5,13 +5,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
 use crate::error::Result;
-
-const SHARDS_AT_ONCE: usize = 8;
+use crate::sharding::ShardValue;
+use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
 
 /// Where a table stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// The shards, in bucket order.
+    /// The shards, in the order of their buckets or values; those that the table has from the start also if nobody
+    /// has made them yet.
     pub shards: Vec<ShardInspection>,
     /// The base table.
     pub base: BaseInspection,
@@ -22,6 +23,11 @@ pub struct Inspection {
 pub struct ShardInspection {
     /// The shard.
     pub shard_id: ShardId,
+    /// Which rows it holds.
+    pub value: ShardValue,
+    /// Another engine wrote to it last, or before Fencepost took it over: garbage collection leaves it alone until
+    /// [`Table::adopt`](crate::Table::adopt).
+    pub unadopted: bool,
     /// The epoch of its owner; 0 before the first.
     pub writer_epoch: u64,
     /// Rows up to this log position are in SSTables.
@@ -82,16 +88,17 @@ pub(crate) async fn inspect(base: &BaseTable) -> Result<Inspection> {
     let (version, rows) = base.version_and_rows().await?;
     let merged = base.merged().iter();
     let merged = merged.map(|(id, g)| MergedInspection { shard_id: *id, generation: g.get() }).collect();
-    let store = base.lance_store().store();
-    let shards = stream::iter(base.shard_ids()).map(|id| inspect_shard(Shard::new(store.clone(), id)));
+    let shards = stream::iter(shards::discover(base).await?).map(|shard| inspect_shard(base, shard));
     let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
     Ok(Inspection { shards, base: BaseInspection { version, rows, merged } })
 }
 
-async fn inspect_shard(shard: Shard) -> Result<ShardInspection> {
+async fn inspect_shard(base: &BaseTable, found: TableShard) -> Result<ShardInspection> {
+    let TableShard { id, value, .. } = found;
+    let shard = Shard::new(base.lance_store().store().clone(), id);
     loop {
         let latest = ManifestStore::new(shard.clone()).latest().await?;
-        let manifest = latest.unwrap_or_else(|| ShardManifest::first(shard.id(), 0, vec![]));
+        let manifest = latest.unwrap_or_else(|| base.first_manifest(id, &value));
         let (tail, rows_in_log) = match tail(&shard, &manifest).await {
             // Flushed meanwhile: look again.
             Err(WalError::Behind { .. }) => continue,
@@ -104,7 +111,9 @@ async fn inspect_shard(shard: Shard) -> Result<ShardInspection> {
         });
         let fences = manifest.fences().iter();
         return Ok(ShardInspection {
-            shard_id: shard.id(),
+            shard_id: id,
+            value,
+            unadopted: manifest.collectable().is_err(),
             writer_epoch: manifest.writer_epoch.get(),
             replay_after: manifest.replay_after.get(),
             tail: tail.get(),

@@ -39,6 +39,7 @@
 //! | query it from any process | [`Table::provider`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | see where it stands | [`Table::inspect`] |
+//! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
 
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@
 pub use fencepost_wal as wal;
 pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
 
+mod adopt;
 mod base;
 mod config;
 mod error;
@@ -57,14 +59,16 @@ mod merge;
 mod read;
 mod rows;
 mod sharding;
+mod shards;
 mod sstable;
 mod table;
 mod writer;
 
+pub use adopt::{Adoption, ShardAdoption};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
-pub use sharding::Sharding;
+pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
-use fencepost_wal::{ManifestStore, Shard, ShardFieldEntry, ShardId, ShardManifest, Store, WalTailer};
+use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::base::{self, BaseTable};
+use crate::adopt::{self, Adoption};
+use crate::base::BaseTable;
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::inspect::{self, Inspection};
@@ -15,10 +16,8 @@ use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
+use crate::shards::{self, SHARDS_AT_ONCE};
 use crate::writer::{ShardWriter, TableWriter};
-
-/// Shards that are created or taken over at once.
-const SHARDS_AT_ONCE: usize = 8;
 
 /// What a table is made of besides its schema. The default: append-only, one shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,15 +47,18 @@ impl Table {
         sharding.validate(&schema, &primary_key)?;
         let lance = LanceStore::new(&store);
         let base = BaseTable::create(&lance, &schema, &primary_key, &sharding).await?;
-        let table = Self::of(store, base);
-        table.create_shards().await?;
-        Ok(table)
+        let base = &base;
+        let fixed = stream::iter(base.fixed_shards().to_vec());
+        let fixed = fixed.map(|(id, value)| async move { shards::make(base, id, &value).await });
+        fixed.buffer_unordered(SHARDS_AT_ONCE).try_collect::<()>().await?;
+        Ok(Self::of(store, base.clone()))
     }
 
-    /// Opens a table. Nothing is written and nobody is fenced.
+    /// Opens a table that Fencepost or Lance made. Nothing is written and nobody is fenced.
     ///
     /// # Errors
-    /// [`Error::TableNotFound`], saying what was found instead.
+    /// [`Error::TableNotFound`], saying what was found instead; [`Error::NotSupported`] for a sharding that is none of
+    /// [`Sharding`]'s.
     pub async fn open(store: Store) -> Result<Self> {
         let base = BaseTable::open(&LanceStore::new(&store)).await?;
         Ok(Self::of(store, base))
@@ -87,9 +89,14 @@ impl Table {
         &self.store
     }
 
-    /// The shards, in bucket order.
-    pub fn shard_ids(&self) -> Vec<ShardId> {
-        self.base.shard_ids()
+    /// The shards, in the order of their buckets or values, those whose rows their writers choose last. Found with one
+    /// LIST, and for shards that Lance made, or that hold one value each, their manifests.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn shard_ids(&self) -> Result<Vec<ShardId>> {
+        let base = self.base.refreshed().await?;
+        Ok(shards::discover(&base).await?.into_iter().map(|shard| shard.id).collect())
     }
 
     fn shard(&self, id: ShardId) -> Shard {
@@ -100,31 +107,40 @@ impl Table {
     /// [`open`](fencepost_wal::open()).
     ///
     /// # Errors
-    /// The first shard's error; [`Error::InvalidOptions`] for limits out of range.
+    /// The first shard's error; [`Error::InvalidOptions`] for limits out of range; [`Error::TooLarge`] for a table of
+    /// more shards than [`max_shards`](WriterConfig::max_shards). [`Error::NotSupported`] for a table that Lance made,
+    /// if a row could belong to several shards or to none: use [`shard_writer`](Self::shard_writer) or
+    /// [`adopt`](Self::adopt), as the message says.
     pub async fn writer(&self, config: WriterConfig) -> Result<TableWriter> {
-        let base = self.base.refreshed().await?;
-        // A creation may have died before it made the last shards.
-        self.create_shards().await?;
-        let shards = stream::iter(self.shard_ids()).map(|id| {
-            let (base, cache, config) = (base.clone(), Arc::clone(&self.cache), config.clone());
-            let shard = self.shard(id);
-            async move { ShardWriter::open(base, cache, shard, config).await }
-        });
-        let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
-        TableWriter::new(base, Arc::clone(&self.cache), shards)
+        TableWriter::open(self.base.refreshed().await?, Arc::clone(&self.cache), config).await
     }
 
-    /// Takes one shard over for writing. Its rows are the caller's to choose: they must belong there.
+    /// Takes one shard over for writing. If the shard has a bucket or a value, its rows must belong there; otherwise
+    /// they are the caller's to choose. Two versions of a row in two shards have no order.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] if the table has no such shard; otherwise as [`writer`](Self::writer).
     pub async fn shard_writer(&self, shard: ShardId, config: WriterConfig) -> Result<ShardWriter> {
-        if !self.shard_ids().contains(&shard) {
-            return Err(Error::InvalidOptions(format!("the table at {} has no shard {shard}", self.store.url())));
-        }
-        self.create_shards().await?;
+        config.validate()?;
         let base = self.base.refreshed().await?;
+        if ManifestStore::new(self.shard(shard)).latest().await?.is_none() {
+            let Some(value) = base.fixed_value(shard) else {
+                return Err(Error::InvalidOptions(format!("the table at {} has no shard {shard}", self.store.url())));
+            };
+            // A creation may have died before it made the last shards.
+            shards::make(&base, shard, value).await?;
+        }
         ShardWriter::open(base, Arc::clone(&self.cache), self.shard(shard), config).await
+    }
+
+    /// Makes a table that Lance made, or wrote to, one that Fencepost looks after: gives it the id from which new
+    /// shards get their names, and each shard the fences that garbage collection leaves. May be repeated, and run by
+    /// several processes at once. Nobody is fenced.
+    ///
+    /// # Errors
+    /// Lance's and the log's; what was done until then stays.
+    pub async fn adopt(&self) -> Result<Adoption> {
+        adopt::adopt(&self.base).await
     }
 
     /// The table as storage has it now, for SQL: base table, SSTables and the tail of each log. Writes nothing and
@@ -144,18 +160,34 @@ impl Table {
         inspect::inspect(&self.base.refreshed().await?).await
     }
 
-    /// Takes every shard over, flushes what its log holds, and closes it.
+    /// Takes every shard over, flushes what its log holds, and closes it. Also works where [`writer`](Self::writer)
+    /// cannot choose a shard.
     ///
     /// # Errors
-    /// As [`writer`](Self::writer) and [`TableWriter::close`]; [`Error::InvalidOptions`] for a WAL-only configuration,
-    /// which has nothing to flush into.
+    /// The first shard's, as [`shard_writer`](Self::shard_writer) and [`ShardWriter::close`]; the others are flushed
+    /// all the same. [`Error::InvalidOptions`] for a WAL-only configuration, which has nothing to flush into.
     pub async fn flush(&self, config: WriterConfig) -> Result<()> {
         if config.memtable.is_none() {
             return Err(Error::InvalidOptions(
                 "flushing needs a MemTable: set `memtable` in the writer's config".into(),
             ));
         }
-        self.writer(config).await?.close().await
+        let base = self.base.refreshed().await?;
+        let made = shards::discover(&base).await?.into_iter().filter(|shard| shard.made);
+        let flushed = stream::iter(made).map(|shard| {
+            let (base, cache, config) = (base.clone(), Arc::clone(&self.cache), config.clone());
+            let shard = self.shard(shard.id);
+            async move {
+                match ShardWriter::open(base, cache, shard, config).await {
+                    Ok(writer) => writer.close().await,
+                    // A folder is all that there is of it.
+                    Err(Error::Wal(WalError::ShardNotFound { .. })) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let flushed: Vec<Result<()>> = flushed.buffer_unordered(SHARDS_AT_ONCE).collect().await;
+        flushed.into_iter().collect()
     }
 
     /// Merges the SSTables of every shard into the base table, one generation per commit of the base. Writes nothing to
@@ -174,29 +206,5 @@ impl Table {
     /// A reader of one shard's log.
     pub fn tailer(&self, shard: ShardId) -> WalTailer {
         WalTailer::new(self.shard(shard))
-    }
-
-    /// Creates the shards that do not exist. Their names derive from the table's id, so two processes that do this
-    /// at once make the same ones.
-    async fn create_shards(&self) -> Result<()> {
-        let spec = self.base.sharding_spec_id();
-        let bucketed = *self.base.sharding() != Sharding::Unsharded;
-        let shards = stream::iter(self.shard_ids().into_iter().zip(0u32..)).map(|(id, bucket)| {
-            let entries = match bucketed {
-                true => {
-                    let (field_id, value) = base::bucket_field_entry(bucket);
-                    vec![ShardFieldEntry { field_id, value }]
-                }
-                false => vec![],
-            };
-            let manifests = ManifestStore::new(self.shard(id));
-            async move {
-                match manifests.latest().await? {
-                    Some(_) => Ok(()),
-                    None => manifests.initialize(ShardManifest::first(id, spec, entries)).await.map_err(Error::from),
-                }
-            }
-        });
-        shards.buffer_unordered(SHARDS_AT_ONCE).try_collect().await
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
+use crate::adopt::inherit;
 use crate::entry::{WalEntry, WriterIdentity, encode_sentinel};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Generation, Position};
@@ -50,7 +51,8 @@ pub struct Opened {
 /// reopen would fence each other for ever.
 ///
 /// # Errors
-/// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Fenced`] if a newer claim was met; [`Error::LogHole`]
+/// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Unadopted`] if another engine's manifests replaced all of
+/// ours; [`Error::Fenced`] if a newer claim was met; [`Error::LogHole`]
 /// and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer never pauses.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let manifests = ManifestStore::new(shard.clone());
@@ -98,7 +100,7 @@ async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
     let committed = manifests.commit(None, |manifest| {
         let clean = &clean;
         async move {
-            let mut next = adopt(manifests, manifest).await?;
+            let mut next = inherit(shard, manifests, manifest).await?;
             refuse_closed(shard, &next)?;
             let extension = next.extension.get_or_insert_with(Extension::default);
             let after_clean_close = extension.closed_cleanly_epoch == next.writer_epoch && next.writer_epoch.get() > 0;
@@ -121,17 +123,6 @@ fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
         (_, ShardStatus::Sealed) => Err(Error::ShardClosed { shard: shard.id(), state: "sealed" }),
         (false, ShardStatus::Active) => Ok(()),
     }
-}
-
-/// Protocol section 11: another engine's rewrite dropped our fields; take them from the newest version that has them.
-async fn adopt(manifests: &ManifestStore, mut manifest: ShardManifest) -> Result<ShardManifest> {
-    if manifest.extension.is_none() {
-        let older = manifests.last_with_extension(&manifest).await?;
-        let mut extension = older.and_then(|m| m.extension).unwrap_or_default();
-        extension.unadopted = true;
-        manifest.extension = Some(extension);
-    }
-    Ok(manifest)
 }
 
 /// Step 2: what was read of the log so far.
@@ -171,7 +162,7 @@ impl<'a> Reading<'a> {
             dropped_from: None,
             fences: Vec::new(),
             rows_in_log: 0,
-            last_seen: manifest.last_seen,
+            last_seen: manifest.landed_up_to(),
             current_generation: manifest.current_generation,
             stamped_up_to: None,
         }

@@ -27,7 +27,8 @@ const KEY_WRITER_ID: &str = "fencepost.writer_id";
 const RESERVED_KEYS: [&str; 4] = [KEY_EPOCH, KEY_SENTINEL, KEY_GENERATION, KEY_WRITER_ID];
 
 const TRAILER_MAGIC: &[u8; 4] = b"FPW1";
-const TRAILER_BYTES: usize = 16;
+/// Length of the trailer.
+pub(crate) const TRAILER_BYTES: usize = 16;
 const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 /// Who wrote an entry: one claim of one shard.
@@ -64,6 +65,15 @@ impl WalEntry {
     /// Rows in the entry.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    pub(crate) fn head(&self) -> EntryHead {
+        EntryHead {
+            writer_epoch: self.writer_epoch,
+            writer_id: self.writer_id,
+            generation: self.generation,
+            is_sentinel: self.is_sentinel,
+        }
     }
 
     pub(crate) fn is_by(&self, writer: &WriterIdentity) -> bool {
@@ -164,20 +174,10 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
     let (schema, batches) = decoded.unwrap_or_else(|_| Err("it is no Arrow stream".into())).map_err(corrupt)?;
 
     let metadata = schema.metadata();
-    let number = |key: &str| -> Result<Option<u64>> {
-        let parse = |v: &String| v.parse().map_err(|_| corrupt(format!("its `{key}` is {v:?}, not a number")));
-        metadata.get(key).map(parse).transpose()
-    };
-    let writer_epoch = number(KEY_EPOCH)?.ok_or_else(|| corrupt(format!("it has no `{KEY_EPOCH}`")))?;
-    let generation = number(KEY_GENERATION)?;
-    let writer_id = match metadata.get(KEY_WRITER_ID) {
-        Some(id) => Some(Uuid::parse_str(id).map_err(|e| corrupt(format!("its `{KEY_WRITER_ID}` is {id:?}: {e}")))?),
-        None => None,
-    };
+    let EntryHead { writer_epoch, writer_id, generation, is_sentinel } = EntryHead::of(metadata).map_err(corrupt)?;
     if writer_id.is_some() && !sealed {
         return Err(corrupt("its trailer is missing: it was truncated".into()));
     }
-    let is_sentinel = metadata.get(KEY_SENTINEL).is_some_and(|v| v == "true");
     if is_sentinel && batches.iter().any(|b| b.num_rows() > 0) {
         return Err(corrupt("it is a fence sentinel with rows".into()));
     }
@@ -193,14 +193,64 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
         .map_err(|e| corrupt(e.to_string()))?;
     Ok(WalEntry {
         position,
-        writer_epoch: Epoch::new(writer_epoch),
+        writer_epoch,
         writer_id,
-        generation: generation.map(Generation::new),
+        generation,
         is_sentinel,
         schema,
         batches,
         object_bytes: bytes.len(),
     })
+}
+
+/// What an entry says of itself in front of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryHead {
+    pub(crate) writer_epoch: Epoch,
+    writer_id: Option<Uuid>,
+    generation: Option<Generation>,
+    pub(crate) is_sentinel: bool,
+}
+
+impl EntryHead {
+    fn of(metadata: &HashMap<String, String>) -> Result<Self, String> {
+        let number = |key: &str| {
+            let parse = |v: &String| v.parse().map_err(|_| format!("its `{key}` is {v:?}, not a number"));
+            metadata.get(key).map(parse).transpose()
+        };
+        let writer_epoch = number(KEY_EPOCH)?.ok_or_else(|| format!("it has no `{KEY_EPOCH}`"))?;
+        let parse_id = |id: &String| Uuid::parse_str(id).map_err(|e| format!("its `{KEY_WRITER_ID}` is {id:?}: {e}"));
+        Ok(Self {
+            writer_epoch: Epoch::new(writer_epoch),
+            writer_id: metadata.get(KEY_WRITER_ID).map(parse_id).transpose()?,
+            generation: number(KEY_GENERATION)?.map(Generation::new),
+            is_sentinel: metadata.get(KEY_SENTINEL).is_some_and(|v| v == "true"),
+        })
+    }
+
+    /// Reads it from the first bytes of an entry, unproved by any checksum; `None` if these do not reach to the end
+    /// of the schema.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], naming `object`, if this is no entry.
+    pub(crate) fn peek(object: &str, first: Bytes) -> Result<Option<Self>> {
+        let peeked = std::panic::catch_unwind(|| {
+            let mut decoder = StreamDecoder::new();
+            let mut buffer = Buffer::from(first);
+            while decoder.schema().is_none() && !buffer.is_empty() {
+                decoder.decode(&mut buffer).map_err(|e| e.to_string())?;
+            }
+            decoder.schema().map(|schema| Self::of(schema.metadata())).transpose()
+        });
+        let peeked = peeked.unwrap_or_else(|_| Err("it is no Arrow stream".into()));
+        peeked.map_err(|reason| Error::corrupt(object, reason))
+    }
+}
+
+/// Whether an object of this size that ends with these bytes was written by Fencepost, as far as its trailer says.
+pub(crate) fn ends_with_trailer(object_bytes: u64, last: &[u8; TRAILER_BYTES]) -> bool {
+    let length = last.last_chunk::<8>().map(|length| u64::from_le_bytes(*length));
+    last.starts_with(TRAILER_MAGIC) && length == object_bytes.checked_sub(TRAILER_BYTES as u64)
 }
 
 fn decode_stream(stream: Bytes) -> Result<(SchemaRef, Vec<RecordBatch>), String> {

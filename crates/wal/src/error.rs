@@ -158,6 +158,15 @@ pub enum Error {
         state: &'static str,
     },
 
+    /// Another engine wrote to the shard in between, so what Fencepost knows of it may not be all.
+    #[error("shard {shard} is not adopted: {reason}; run `fencepost adopt` on its table")]
+    Unadopted {
+        /// The shard.
+        shard: ShardId,
+        /// What is not known.
+        reason: &'static str,
+    },
+
     /// A manifest commit may or may not have become part of the shard's history.
     #[error(
         "shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again"

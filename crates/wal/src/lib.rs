@@ -36,11 +36,13 @@
 //! | append one entry at a time | [`WalAppender`] |
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
+//! | go on after another engine wrote | [`adopt()`] |
 //! | look at a shard | [`ManifestStore::latest`] |
 //! | check a bucket before trusting it | [`probe()`] |
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod appender;
 mod claim;
 mod entry;
@@ -60,6 +62,7 @@ mod tailer;
 mod tenure;
 mod writer;
 
+pub use adopt::{Adopted, adopt};
 pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};

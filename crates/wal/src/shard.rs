@@ -2,6 +2,7 @@
 
 use object_store::path::Path;
 
+use crate::error::Result;
 use crate::ids::{ManifestVersion, Position, ShardId};
 use crate::names;
 use crate::store::Store;
@@ -22,6 +23,18 @@ impl Shard {
     pub fn new(store: Store, id: ShardId) -> Self {
         let root = store.root().clone().join(MEM_WAL_FOLDER).join(id.to_string());
         Self { store, id, root }
+    }
+
+    /// The shards of the table in `store` that have a folder, with one LIST. Whether a shard has a manifest, and so
+    /// exists, is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store does not answer.
+    pub async fn list(store: &Store) -> Result<Vec<ShardId>> {
+        let names = store.list_folders(&store.root().clone().join(MEM_WAL_FOLDER)).await?;
+        // Another spelling of a UUID is another folder.
+        let ids = names.iter().filter_map(|name| name.parse().ok().filter(|id: &ShardId| id.to_string() == *name));
+        Ok(ids.collect())
     }
 
     /// The shard's name.
@@ -55,6 +68,11 @@ impl Shard {
     /// `manifest/{bit-reversed version}.binpb`.
     pub fn manifest_path(&self, version: ManifestVersion) -> Path {
         self.manifest_folder().join(names::format(version.get(), names::MANIFEST_SUFFIX))
+    }
+
+    /// `checkpoints/`, whose objects are Fencepost's alone.
+    pub(crate) fn checkpoint_folder(&self) -> Path {
+        self.root.clone().join("checkpoints")
     }
 
     /// `manifest/version_hint.json`: for other readers, never trusted.

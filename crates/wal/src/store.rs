@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -161,6 +162,18 @@ impl Store {
         .await
     }
 
+    /// Reads a part of an object that is within its size; `None` if there is no object.
+    pub(crate) async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.retried("GET", path, || async {
+            match self.in_time(self.inner.get_range(path, range.clone())).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(StoreError::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
     /// Lists the objects below a prefix.
     pub(crate) async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
         self.retried("LIST", prefix, || async {
@@ -171,6 +184,15 @@ impl Store {
                 found.push(object);
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// Lists the names of the folders in a folder.
+    pub(crate) async fn list_folders(&self, folder: &Path) -> Result<Vec<String>> {
+        self.retried("LIST", folder, || async {
+            let listed = self.in_time(self.inner.list_with_delimiter(Some(folder))).await?;
+            Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
         })
         .await
     }

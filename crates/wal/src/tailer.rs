@@ -182,7 +182,7 @@ impl WalTailer {
         let manifest = self.manifests.latest_existing().await?;
         match manifest.replay_after >= position {
             true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),
-            false => Ok(manifest.last_seen),
+            false => Ok(manifest.landed_up_to()),
         }
     }
 }

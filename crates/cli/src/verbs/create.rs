@@ -18,6 +18,7 @@ pub(crate) async fn run(args: CreateArgs) -> Result<()> {
     let table = table::create(&args.table, schema, options).await?;
 
     let schema = table.schema();
+    let shards = table.shard_ids().await?;
     let columns: Vec<String> =
         schema.fields().iter().map(|f| format!("{}:{}", f.name(), columns::type_name(f.data_type()))).collect();
     let url = table.store().url().to_string();
@@ -32,7 +33,7 @@ pub(crate) async fn run(args: CreateArgs) -> Result<()> {
         "columns": columns,
         "primary_key": table.primary_key(),
         "sharding": table.sharding().to_string(),
-        "shards": table.shard_ids().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "shards": shards.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
     output::result(args.output.output, &text, &value)
 }

@@ -32,6 +32,8 @@ fn to_json(inspection: &Inspection) -> Value {
                 shard.fences.iter().map(|f| json!({ "position": f.position, "epoch": f.epoch })).collect();
             json!({
                 "shard_id": shard.shard_id.to_string(),
+                "value": output::shard_value(&shard.value),
+                "unadopted": shard.unadopted,
                 "writer_epoch": shard.writer_epoch,
                 "replay_after": shard.replay_after,
                 "tail": shard.tail,
@@ -51,7 +53,8 @@ fn to_json(inspection: &Inspection) -> Value {
 fn to_text(inspection: &Inspection) -> String {
     let mut lines = Vec::new();
     for shard in &inspection.shards {
-        lines.push(format!("shard {}", shard.shard_id));
+        let unadopted = if shard.unadopted { ", unadopted: see `fencepost adopt`" } else { "" };
+        lines.push(format!("shard {} ({}){unadopted}", shard.shard_id, shard.value));
         lines.push(format!(
             "  writer epoch {}, log {}..{} with {}, generation {}, {}",
             shard.writer_epoch,

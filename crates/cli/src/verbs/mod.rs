@@ -1,5 +1,6 @@
 //! One module per verb: arguments in, engine calls, result out.
 
+pub(crate) mod adopt;
 pub(crate) mod create;
 pub(crate) mod flush;
 pub(crate) mod ingest;

@@ -1,12 +1,14 @@
 //! `fencepost tail`: the log itself, entry by entry. Reads only; fences nobody.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fencepost::wal::{EntryKind, Error as WalError, WalEntry, WalTailer};
 use fencepost::{ShardId, Table};
 use futures::StreamExt;
-use futures::stream::{self, Stream, select_all};
+use futures::stream::{self, LocalBoxStream, SelectAll, Stream};
 use serde_json::json;
+use tokio::time::MissedTickBehavior;
 
 use crate::args::{Output, TailArgs};
 use crate::error::{CliError, Result};
@@ -29,7 +31,7 @@ pub(crate) async fn run(args: TailArgs) -> Result<()> {
     if args.follow {
         return follow(&table, output).await;
     }
-    for shard in table.shard_ids() {
+    for shard in table.shard_ids().await? {
         let mut tailer = table.tailer(shard);
         while let Some((kind, entry)) = next(&mut tailer).await? {
             output::line(&render(output, &shard.to_string(), kind, &entry))?;
@@ -39,16 +41,24 @@ pub(crate) async fn run(args: TailArgs) -> Result<()> {
 }
 
 async fn follow(table: &Table, output: Output) -> Result<()> {
-    let mut entries = select_all(table.shard_ids().into_iter().map(|shard| entries_of(table, shard).boxed_local()));
+    let mut known = HashSet::new();
+    let mut entries: SelectAll<LocalBoxStream<'_, Result<(ShardId, EntryKind, WalEntry)>>> = SelectAll::new();
+    // Shards may be made while we follow.
+    let mut looks = tokio::time::interval(MAX_POLL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            found = entries.next() => match found {
-                Some(found) => {
-                    let (shard, kind, entry) = found?;
-                    output::line(&render(output, &shard.to_string(), kind, &entry))?;
+            Some(found) = entries.next(), if !entries.is_empty() => {
+                let (shard, kind, entry) = found?;
+                output::line(&render(output, &shard.to_string(), kind, &entry))?;
+            }
+            _ = looks.tick() => {
+                for shard in table.shard_ids().await? {
+                    if known.insert(shard) {
+                        entries.push(entries_of(table, shard).boxed_local());
+                    }
                 }
-                None => return Ok(()),
-            },
+            }
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
     }
@@ -75,6 +85,8 @@ async fn next(tailer: &mut WalTailer) -> Result<Option<(EntryKind, WalEntry)>> {
         match tailer.next_any().await {
             Ok(found) => return Ok(found),
             Err(WalError::Behind { .. }) => tailer.restart(),
+            // Nobody has made it yet.
+            Err(WalError::ShardNotFound { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
     }

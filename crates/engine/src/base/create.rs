@@ -24,7 +24,8 @@ use lance_table::system_index::mem_wal::new_mem_wal_index_meta;
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::{Found, TABLE_ID_KEY, find, is_key_metadata, mem_wal_details, shard_ids};
+use super::table_id::TABLE_ID_KEY;
+use super::{Found, find, is_key_metadata, mem_wal_details, shard_ids};
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
@@ -90,7 +91,7 @@ async fn finish(store: &LanceStore, dataset: Dataset, sharding: &Sharding) -> Re
         true => initialize_by_lance(dataset, sharding).await,
         false => {
             let spec = shard_ids::new_spec(&dataset, sharding)?;
-            initialize(store, dataset, sharding.shards(), spec).await
+            initialize(store, dataset, sharding.shards(), vec![spec]).await
         }
     };
     let Err(error) = initialized else {
@@ -113,18 +114,25 @@ fn lance_hashes_key(dataset: &Dataset) -> bool {
 async fn initialize_by_lance(mut dataset: Dataset, sharding: &Sharding) -> lance::Result<()> {
     let builder = dataset.initialize_mem_wal();
     let builder = match sharding {
+        Sharding::Manual => builder,
         Sharding::Unsharded => builder.unsharded(),
         Sharding::Bucket { column, buckets } => builder.bucket_sharding(column, *buckets),
+        Sharding::Identity { column } => builder.identity_sharding(column),
     };
     builder.execute().await
 }
 
 /// The same index for a key of dates, timestamps or decimals: Lance reads the merged table, and every SSTable as a
 /// dataset, but cannot write to such a shard itself.
-async fn initialize(store: &LanceStore, dataset: Dataset, shards: u32, spec: ShardingSpec) -> lance::Result<()> {
+pub(super) async fn initialize(
+    store: &LanceStore,
+    dataset: Dataset,
+    shards: u32,
+    specs: Vec<ShardingSpec>,
+) -> lance::Result<()> {
     let details = MemWalIndexDetails {
         num_shards: shards,
-        sharding_specs: vec![spec],
+        sharding_specs: specs,
         maintain_all_indexes: true,
         ..Default::default()
     };
@@ -162,15 +170,20 @@ pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<La
     let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata().clone());
     let schema = LanceSchema::try_from(&schema)
         .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {e}")))?;
-    // Lance writes both in another form than it is given, which the write path here does not do.
+    refuse_special_columns(&schema)?;
+    Ok(schema)
+}
+
+/// Blob and JSON columns: Lance writes both in another form than it is given, which the write path here does not do.
+pub(super) fn refuse_special_columns(schema: &LanceSchema) -> Result<()> {
     let special = |field: &&lance_core::datatypes::Field| field.is_blob() || field.logical_type.to_string() == "json";
-    if let Some(field) = schema.fields_pre_order().find(special) {
-        return Err(Error::NotSupported(format!(
+    match schema.fields_pre_order().find(special) {
+        Some(field) => Err(Error::NotSupported(format!(
             "column `{}` is a blob or JSON extension type; use plain Binary or Utf8",
             field.name
-        )));
+        ))),
+        None => Ok(()),
     }
-    Ok(schema)
 }
 
 fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {

@@ -1,18 +1,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow_array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
 use datafusion::prelude::{col, lit};
-use fencepost_wal::Store;
+use datafusion::scalar::ScalarValue;
+use fencepost_wal::{ShardFieldEntry, Store};
 use futures::TryStreamExt;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use lance_index::mem_wal::{ShardingField, ShardingSpec};
 use lance_io::object_store::WrappingObjectStore;
 use lance_io::utils::tracking_store::IOTracker;
 use tempfile::TempDir;
 
-use super::shard_ids::shard_id_for;
 use super::*;
 
 fn memory() -> LanceStore {
@@ -42,6 +43,17 @@ fn keys(names: &[&str]) -> Vec<String> {
 
 fn by_id(buckets: u32) -> Sharding {
     Sharding::Bucket { column: "id".to_owned(), buckets }
+}
+
+/// A dataset that Lance makes.
+async fn plain(store: &LanceStore) -> Dataset {
+    let (uri, params) = (store.uri(None), store.write_params());
+    let empty = RecordBatch::new_empty(schema());
+    InsertBuilder::new(uri.as_str()).with_params(&params).execute(vec![empty]).await.unwrap()
+}
+
+fn first(base: &BaseTable, value: &ShardValue) -> ShardManifest {
+    base.first_manifest(base.derived_id(value).unwrap(), value)
 }
 
 async fn append(store: &LanceStore, base: &BaseTable, ids: &[i64]) {
@@ -75,8 +87,8 @@ async fn a_keyed_table_opens_as_it_was_created() {
         assert_eq!(opened.primary_key(), key, "the order of the key is kept");
         assert_eq!(opened.sharding(), &by_id(4));
         assert_eq!(opened.table_id, created.table_id);
-        assert_eq!(opened.shard_ids().len(), 4);
-        assert_eq!(opened.sharding_spec_id(), 1);
+        assert_eq!(opened.fixed_shards().len(), 4);
+        assert_eq!(first(&opened, &ShardValue::Bucket(3)).shard_spec_id, 1);
         assert!(opened.merged().is_empty());
         let nullable: Vec<bool> = opened.schema().fields().iter().map(|f| f.is_nullable()).collect();
         assert_eq!(nullable, [true, false, false], "key columns become non-nullable");
@@ -93,7 +105,8 @@ async fn a_table_without_key_and_shards_opens_as_it_was_created() {
     assert!(opened.primary_key().is_empty());
     assert_eq!(opened.schema(), &schema());
     assert_eq!(opened.sharding(), &Sharding::Unsharded);
-    assert_eq!(opened.shard_ids(), [shard_id_for(opened.table_id, None)]);
+    let id = shard_id_for(opened.table_id.unwrap(), &ShardValue::All).unwrap();
+    assert_eq!(opened.fixed_shards(), [(id, ShardValue::All)]);
 }
 
 #[tokio::test]
@@ -117,7 +130,7 @@ async fn a_creation_that_died_halfway_is_finished_by_a_repeated_one() {
     assert!(matches!(other, Err(Error::TableExists { .. })), "another key is another table: {other:?}");
 
     let finished = BaseTable::create(&store, &schema(), &key, &by_id(2)).await.unwrap();
-    assert_eq!(Some(&finished.table_id.to_string()), begun.config().get(TABLE_ID_KEY));
+    assert_eq!(Some(&finished.table_id.unwrap().to_string()), begun.config().get(TABLE_ID_KEY));
 }
 
 #[tokio::test]
@@ -179,13 +192,85 @@ async fn what_is_no_table_is_not_opened() {
     assert!(matches!(create, Err(Error::InvalidOptions(_))), "{create:?}");
 }
 
+/// What Lance's builder writes is what ours does, whoever began the table.
 #[tokio::test]
-async fn lances_other_shardings_are_refused_by_name() {
+async fn tables_of_lances_builder_open_with_their_sharding() {
+    for (name, expected) in [
+        ("manual", Sharding::Manual),
+        ("unsharded", Sharding::Unsharded),
+        ("bucket", by_id(3)),
+        ("identity", Sharding::Identity { column: "region".to_owned() }),
+    ] {
+        let store = memory();
+        let mut dataset = plain(&store).await;
+        let builder = dataset.initialize_mem_wal();
+        let builder = match name {
+            "manual" => builder,
+            "unsharded" => builder.unsharded(),
+            "bucket" => builder.bucket_sharding("id", 3),
+            _ => builder.identity_sharding("region"),
+        };
+        builder.execute().await.unwrap();
+        let opened = BaseTable::open(&store).await.unwrap();
+        assert_eq!(opened.sharding(), &expected);
+        assert_eq!((opened.table_id, opened.fixed_shards().len()), (None, 0));
+        let refused = opened.derived_id(&ShardValue::All).unwrap_err().to_string();
+        assert!(refused.contains("fencepost adopt"), "{refused}");
+        // The same spec as that of a table of ours.
+        if expected != Sharding::Manual {
+            let ours = BaseTable::create(&memory(), &schema(), &[], &expected).await.unwrap();
+            let details = [&opened, &ours].map(|base| mem_wal_details(base.lance_store(), base.dataset()));
+            let [lances, ours] = futures::future::join_all(details).await.try_into().unwrap();
+            assert_eq!(lances.unwrap(), ours.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn shardings_that_nobody_here_knows_are_refused_by_name() {
+    let spec = |id, fields| ShardingSpec { spec_id: id, fields };
+    let field = |transform: &str, result_type: &str, parameters: &[(&str, &str)]| ShardingField {
+        field_id: "bucket".to_owned(),
+        source_ids: vec![1],
+        transform: Some(transform.to_owned()),
+        expression: None,
+        result_type: result_type.to_owned(),
+        parameters: parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    let plain = || field("identity", "int64", &[]);
+    for (specs, words) in [
+        (vec![spec(1, vec![plain()]), spec(2, vec![plain()])], "2 specs"),
+        (vec![spec(1, vec![plain(), plain()])], "2 fields"),
+        (vec![spec(1, vec![field("year", "int32", &[])])], "transform `year`"),
+        (vec![spec(1, vec![field("identity", "int32", &[])])], "`id` as int32, but that column is Int64"),
+        (vec![spec(1, vec![field("identity", "int64", &[("column", "nosuch")])])], "without a column"),
+        (vec![spec(1, vec![field("bucket", "int32", &[("num_buckets", "1025")])])], "a count of 1 to 1024"),
+        (vec![spec(1, vec![field("bucket", "int32", &[])])], "a count of 1 to 1024"),
+    ] {
+        let store = memory();
+        let dataset = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await.unwrap();
+        create::initialize(&store, dataset, 0, specs).await.unwrap();
+        let open = BaseTable::open(&store).await;
+        assert!(matches!(open, Err(Error::NotSupported(ref what)) if what.contains(words)), "{words}: {open:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_give_a_table_an_id_at_once_both_get_the_same() {
     let store = memory();
-    let mut dataset = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await.unwrap();
-    dataset.initialize_mem_wal().identity_sharding("region").execute().await.unwrap();
-    let open = BaseTable::open(&store).await;
-    assert!(matches!(open, Err(Error::NotSupported(ref what)) if what.contains("identity")), "{open:?}");
+    let mut dataset = plain(&store).await;
+    dataset.initialize_mem_wal().unsharded().execute().await.unwrap();
+    let handles = futures::future::join_all((0..4).map(|_| async {
+        let store = LanceStore::new(store.store());
+        BaseTable::open(&store).await.unwrap()
+    }));
+    let handles = handles.await;
+    let given = futures::future::join_all(handles.iter().map(BaseTable::with_table_id)).await;
+    let ids: HashSet<Uuid> = given.into_iter().map(|base| base.unwrap().table_id.unwrap()).collect();
+    assert_eq!(ids.len(), 1);
+    let again = BaseTable::open(&store).await.unwrap().with_table_id().await.unwrap();
+    assert!(ids.contains(&again.table_id.unwrap()));
+    assert_eq!(again.version(), handles[0].version() + 1, "nothing is committed twice");
 }
 
 #[tokio::test]
@@ -253,18 +338,75 @@ async fn every_request_of_lance_goes_through_the_given_store() {
 #[test]
 fn shard_ids_are_stable_and_distinct() {
     let table = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    let id = |value: ShardValue| shard_id_for(table, &value).unwrap();
+    let identity = |value| id(ShardValue::Identity(value));
+    let text = |text: &str| ScalarValue::from(text);
     // Written down: tables on storage depend on them.
-    assert_eq!(shard_id_for(table, None).to_string(), "fdf36edc-fa46-5e2b-a5af-a6316ec5cd4f");
-    assert_eq!(shard_id_for(table, Some(0)).to_string(), "f7bf5fdf-173e-56f7-b36f-78f3c5811039");
-    let ids = shard_ids(table, &by_id(64));
-    assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 64);
-    assert_eq!(ids[3], shard_id_for(table, Some(3)));
-    assert_ne!(shard_id_for(Uuid::from_u128(1), None), shard_id_for(Uuid::from_u128(2), None));
+    assert_eq!(id(ShardValue::All).to_string(), "fdf36edc-fa46-5e2b-a5af-a6316ec5cd4f");
+    assert_eq!(id(ShardValue::Bucket(0)).to_string(), "f7bf5fdf-173e-56f7-b36f-78f3c5811039");
+    assert_eq!(identity(text("eu")).to_string(), "6151e36c-d1a8-507a-8d21-73142aa2d80e");
+    assert_eq!(identity(ScalarValue::from(-7_i64)).to_string(), "94e6b55c-63be-53aa-b15d-60c9ba0609cd");
+    assert_eq!(identity(ScalarValue::Utf8(None)).to_string(), "73bc139c-22bf-5bd0-a4e4-6e15117509ae");
+    let values = (0..64)
+        .map(ShardValue::Bucket)
+        .chain([ShardValue::All])
+        .chain([text(""), text("null"), text("is null"), text("3"), ScalarValue::Utf8(None)].map(ShardValue::Identity));
+    let ids: HashSet<ShardId> = values.map(id).collect();
+    assert_eq!(ids.len(), 70);
+    assert_ne!(shard_id_for(Uuid::from_u128(1), &ShardValue::All), shard_id_for(Uuid::from_u128(2), &ShardValue::All));
+    assert_eq!(shard_id_for(table, &ShardValue::Unknown), None);
 }
 
-#[test]
-fn a_bucket_field_entry_is_little_endian() {
-    assert_eq!(bucket_field_entry(258), ("bucket".to_owned(), vec![2, 1, 0, 0]));
+/// Manifests on storage hold these bytes; null is told by an entry of its own, because no entry is what the shards have
+/// that Lance's writers make.
+#[tokio::test]
+async fn a_shard_manifest_tells_what_the_shard_holds() {
+    let by_region = Sharding::Identity { column: "region".to_owned() };
+    let entries = |manifest: &ShardManifest| {
+        let entries = manifest.shard_field_entries.iter();
+        entries.map(|entry| (entry.field_id.clone(), entry.value.clone())).collect::<Vec<_>>()
+    };
+    let told = |id: &str, value: &[u8]| vec![(id.to_owned(), value.to_vec())];
+    for (sharding, value, expected) in [
+        (Sharding::Unsharded, ShardValue::All, vec![]),
+        (by_id(300), ShardValue::Bucket(258), told("bucket", &[2, 1, 0, 0])),
+        (by_region.clone(), ShardValue::Identity(ScalarValue::from("eu")), told("bucket", b"eu")),
+        (by_region.clone(), ShardValue::Identity(ScalarValue::from("")), told("bucket", b"")),
+        (by_region.clone(), ShardValue::Identity(ScalarValue::Utf8(None)), told("fencepost.null", b"bucket")),
+    ] {
+        let store = memory();
+        let base = BaseTable::create(&store, &schema(), &[], &sharding).await.unwrap();
+        let manifest = first(&base, &value);
+        assert_eq!((entries(&manifest), manifest.shard_spec_id), (expected, 1), "{value}");
+        // Under another id, only the manifest tells.
+        let other = ShardId::new_random();
+        assert_eq!(base.shard_value(other, Some(&manifest)), value);
+        let mut of_another_spec = manifest.clone();
+        of_another_spec.shard_spec_id = 7;
+        let expected = if sharding == Sharding::Unsharded { ShardValue::All } else { ShardValue::Unknown };
+        assert_eq!(base.shard_value(other, Some(&of_another_spec)), expected);
+        if sharding != Sharding::Unsharded {
+            assert_eq!(base.shard_value(other, Some(&ShardManifest::first(other, 1, vec![]))), ShardValue::Unknown);
+        }
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_no_value_leave_the_rows_unknown() {
+    let field = |field_id: &str, value: &[u8]| ShardFieldEntry { field_id: field_id.to_owned(), value: value.to_vec() };
+    for (sharding, entry) in [
+        (by_id(4), field("bucket", &4_u32.to_le_bytes())),
+        (by_id(4), field("bucket", &[1])),
+        (by_id(4), field("other", &1_u32.to_le_bytes())),
+        (Sharding::Identity { column: "region".to_owned() }, field("bucket", &[0xff])),
+        (Sharding::Identity { column: "region".to_owned() }, field("fencepost.null", b"other")),
+        (Sharding::Identity { column: "id".to_owned() }, field("bucket", b"eu")),
+    ] {
+        let base = BaseTable::create(&memory(), &schema(), &[], &sharding).await.unwrap();
+        let id = ShardId::new_random();
+        let manifest = ShardManifest::first(id, 1, vec![entry.clone()]);
+        assert_eq!(base.shard_value(id, Some(&manifest)), ShardValue::Unknown, "{sharding} {entry:?}");
+    }
 }
 
 #[tokio::test]

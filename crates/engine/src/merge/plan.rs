@@ -6,11 +6,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::merged;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
+use crate::shards::{self, SHARDS_AT_ONCE};
 
 /// How often a plan starts again because the table moved on while it was made.
 const MAX_ROUNDS: usize = 32;
-/// Shards that are read at once.
-const SHARDS_AT_ONCE: usize = 8;
 
 /// One SSTable that the base table does not have.
 #[derive(Debug, Clone)]
@@ -32,7 +31,7 @@ impl Plan {
         let mut missing = None;
         for _ in 0..MAX_ROUNDS {
             let base = base.refreshed().await?;
-            let shards = stream::iter(base.shard_ids()).map(|id| pending_of(&base, id));
+            let shards = stream::iter(shards::list(&base).await?).map(|id| pending_of(&base, id));
             let shards: Vec<_> = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
             match shards.into_iter().collect::<Result<Vec<_>, _>>() {
                 Ok(pending) => return Ok(Self { pending: pending.into_iter().flatten().collect() }),

@@ -2,7 +2,11 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
+// `combinations` is for pruning SSTables.
+#[allow(dead_code)]
+mod predicate;
 mod provider;
+mod prune;
 mod source;
 mod storage;
 
@@ -17,12 +21,14 @@ use crate::base::BaseTable;
 use crate::error::Result;
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
+use crate::sharding::ShardValue;
 use crate::sstable;
 
 pub(crate) use cache::SsTableCache;
 pub(crate) use provider::LsmTable;
+pub(crate) use prune::ShardPruning;
 pub(crate) use source::{Request, Source};
-pub(crate) use storage::snapshot_from_storage;
+pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage};
 
 /// The generation of rows that were accepted and have not landed: newer than all.
 pub(crate) const OVERLAY: Generation = Generation::ZERO;
@@ -31,6 +37,8 @@ pub(crate) const OVERLAY: Generation = Generation::ZERO;
 #[derive(Debug, Clone)]
 pub(crate) struct ShardView {
     pub(crate) shard: ShardId,
+    /// Which rows it holds.
+    pub(crate) value: ShardValue,
     pub(crate) memtables: Vec<MemTableSnapshot>,
     pub(crate) sstables: Vec<SsTable>,
 }
@@ -81,11 +89,11 @@ impl Snapshot {
         Self { base, format, cache: Arc::clone(cache), with_base, shards }
     }
 
-    /// The sources, each with what hides its rows.
-    pub(crate) fn sources(&self) -> Vec<Source> {
+    /// The sources that a query wants, each with what hides its rows.
+    pub(crate) fn sources(&self, pruning: &ShardPruning) -> Vec<Source> {
         let mut sources = Vec::new();
         let mut all_newer: Vec<Source> = Vec::new();
-        for view in &self.shards {
+        for view in self.shards.iter().filter(|view| pruning.may_hold(&view.value)) {
             let mut newer: Vec<Source> = Vec::new();
             let memtables = view.memtables.iter().cloned().map(Source::memtable);
             let sstables = view
@@ -109,7 +117,7 @@ impl Snapshot {
         let schema = Arc::clone(&self.format.user);
         let request = Arc::new(Request::all_columns(&self));
         let snapshot = Arc::new(self);
-        let streams = stream::iter(snapshot.sources()).then(move |source| {
+        let streams = stream::iter(snapshot.sources(&ShardPruning::default())).then(move |source| {
             let (snapshot, request) = (Arc::clone(&snapshot), Arc::clone(&request));
             async move { source.read(snapshot, request).await.map_err(datafusion::error::DataFusionError::from) }
         });

@@ -15,7 +15,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::TryStreamExt;
 
-use super::{Request, Snapshot, Source};
+use super::{Request, ShardPruning, Snapshot, Source};
 use crate::error::Error;
 
 /// One moment of a table. The same query gives the same answer while writes and flushes go on.
@@ -59,7 +59,8 @@ impl TableProvider for LsmTable {
             None => self.schema(),
         };
         let request = Arc::new(Request::new(Arc::clone(&schema), filters, &self.schema())?);
-        let partitions = self.snapshot.sources().into_iter().map(|source| {
+        let pruning = ShardPruning::of(filters, &self.snapshot.base, &self.schema())?;
+        let partitions = self.snapshot.sources(&pruning).into_iter().map(|source| {
             let (snapshot, request) = (Arc::clone(&self.snapshot), Arc::clone(&request));
             Arc::new(SourcePartition { snapshot, request, source }) as Arc<dyn PartitionStream>
         });

@@ -112,7 +112,7 @@ fn is_plain_column(name: &str, table: &Schema) -> bool {
 }
 
 /// Lance knows columns by name only.
-fn unqualified(filter: Expr) -> Result<Expr, DataFusionError> {
+pub(super) fn unqualified(filter: Expr) -> Result<Expr, DataFusionError> {
     let stripped = filter.transform(|expr| match expr {
         Expr::Column(column) if column.relation.is_some() => {
             Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name))))

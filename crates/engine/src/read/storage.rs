@@ -1,9 +1,10 @@
 //! A snapshot of a table from storage alone, for a process that does not write: base table, SSTables and the tail of
 //! each shard's log. Fences nobody and writes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, WalTailer};
+use fencepost_wal::{Error as WalError, Generation, MEM_WAL_FOLDER, ManifestStore, Shard, ShardId, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardView, Snapshot, SsTableCache};
@@ -11,11 +12,10 @@ use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::memtable::MemTable;
 use crate::rows::RowFormat;
+use crate::shards::{self, SHARDS_AT_ONCE};
 
 /// How often a snapshot starts again because the table moved on while it was taken.
-const MAX_ROUNDS: usize = 32;
-/// Shards that are read at once.
-const SHARDS_AT_ONCE: usize = 8;
+pub(crate) const MAX_ROUNDS: usize = 32;
 
 /// Reads the table as storage has it now.
 pub(crate) async fn snapshot_from_storage(base: &BaseTable, cache: &Arc<SsTableCache>) -> Result<Snapshot> {
@@ -24,27 +24,57 @@ pub(crate) async fn snapshot_from_storage(base: &BaseTable, cache: &Arc<SsTableC
         // between; this one finds out.
         let base = base.refreshed().await?;
         let format = RowFormat::of(&base)?;
-        let shards = stream::iter(base.shard_ids()).map(|id| {
-            let shard = Shard::new(base.lance_store().store().clone(), id);
-            let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
-            read_shard(shard, &format, merged)
-        });
-        let views: Vec<Option<ShardView>> = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
-        if let Some(views) = views.into_iter().collect::<Option<Vec<_>>>() {
+        let listed = shards::list(&base).await?;
+        if let Some(views) = read_shards(&base, &format, &listed, &listed).await? {
             return Ok(Snapshot::of_table(base, format, cache, views));
         }
     }
-    Err(Error::NotSupported(format!(
-        "the table moved on {MAX_ROUNDS} times while a snapshot of it was taken; try again"
-    )))
+    Err(moved_on(base).await)
+}
+
+/// The answer after [`MAX_ROUNDS`].
+pub(crate) async fn moved_on(base: &BaseTable) -> Error {
+    match shards::lost(base).await {
+        Ok(Some(shard)) => Error::Corrupt {
+            url: base.lance_store().describe(None),
+            reason: format!(
+                "SSTables of shard {shard} were merged into the base table, but the shard is gone from \
+                 `{MEM_WAL_FOLDER}`; restore it"
+            ),
+        },
+        Ok(None) => Error::NotSupported(format!(
+            "the table moved on {MAX_ROUNDS} times while a snapshot of it was taken; try again"
+        )),
+        Err(error) => error,
+    }
+}
+
+/// Reads these shards of those that a LIST after the base version showed. `None`: what they hold does not fit that
+/// version, start again with a newer one.
+pub(crate) async fn read_shards(
+    base: &BaseTable,
+    format: &RowFormat,
+    listed: &BTreeSet<ShardId>,
+    wanted: &BTreeSet<ShardId>,
+) -> Result<Option<Vec<ShardView>>> {
+    if shards::vanished(base, listed).is_some() {
+        return Ok(None);
+    }
+    let views = stream::iter(wanted.clone()).map(|id| read_shard(base, id, format));
+    let views: Vec<Option<ShardView>> = views.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    Ok(views.into_iter().collect())
 }
 
 /// One shard's SSTables and the tail of its log; `None` if they do not fit the base version that was read before.
-async fn read_shard(shard: Shard, format: &RowFormat, merged: Generation) -> Result<Option<ShardView>> {
+async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result<Option<ShardView>> {
+    let shard = Shard::new(base.lance_store().store().clone(), id);
+    let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
     for _ in 0..MAX_ROUNDS {
         let Some(manifest) = ManifestStore::new(shard.clone()).latest().await? else {
-            // Nobody has written to it yet.
-            return Ok(Some(ShardView { shard: shard.id(), memtables: vec![], sstables: vec![] }));
+            // No shard yet. One that was merged from had a manifest: it vanished.
+            let value = base.shard_value(id, None);
+            let nothing = ShardView { shard: id, value, memtables: vec![], sstables: vec![] };
+            return Ok((merged == Generation::ZERO).then_some(nothing));
         };
         let listed = |g: u64| manifest.sstables.iter().any(|s| s.generation.get() == g);
         if !(merged.get() + 1..manifest.current_generation.get()).all(listed) {
@@ -67,9 +97,10 @@ async fn read_shard(shard: Shard, format: &RowFormat, merged: Generation) -> Res
         };
         match end {
             Ok(()) => {
+                let value = base.shard_value(id, Some(&manifest));
                 let memtables = Some(memtable.snapshot()).filter(|m| m.rows() > 0).into_iter().collect();
                 let sstables = manifest.sstables.into_iter().rev().collect();
-                return Ok(Some(ShardView { shard: shard.id(), memtables, sstables }));
+                return Ok(Some(ShardView { shard: id, value, memtables, sstables }));
             }
             // It was flushed meanwhile: the rows are in an SSTable of a newer manifest.
             Err(WalError::Behind { .. }) => continue,

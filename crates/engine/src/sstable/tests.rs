@@ -32,7 +32,7 @@ fn memory() -> LanceStore {
 }
 
 fn fresh_dir(base: &BaseTable, generation: u64) -> String {
-    relative_dir(base.shard_ids()[0], &directory_name(Generation::new(generation)))
+    relative_dir(base.fixed_shards()[0].0, &directory_name(Generation::new(generation)))
 }
 
 /// Rows of the storage schema: the ids given, every other column null, a tombstone where the id is negative.

@@ -3,6 +3,7 @@
 
 mod flush;
 mod levels;
+mod open_shards;
 mod stats;
 mod table;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use fencepost_wal::{Epoch, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
+use crate::sharding::{Router, ShardValue};
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
 
@@ -37,6 +39,9 @@ pub struct ShardWriter {
     base: BaseTable,
     cache: Arc<SsTableCache>,
     format: RowFormat,
+    value: ShardValue,
+    /// Where the value says which rows the shard takes.
+    router: Option<Router>,
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
@@ -73,6 +78,11 @@ impl ShardWriter {
         config.validate()?;
         let format = RowFormat::of(&base)?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
+        let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
+        let router = match value {
+            ShardValue::Bucket(_) | ShardValue::Identity(_) => Some(Router::try_new(base.sharding(), &format.user)?),
+            ShardValue::All | ShardValue::Unknown => None,
+        };
         let WriterConfig { durable, wal, memtable, .. } = config;
         let (wal, memory) = match memtable {
             Some(memtable) => {
@@ -81,12 +91,17 @@ impl ShardWriter {
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
         };
-        Ok(Self { shard, base, cache, format, durable, wal, memory })
+        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory })
     }
 
     /// The shard.
     pub fn shard_id(&self) -> ShardId {
         self.shard.id()
+    }
+
+    /// Which rows the shard takes. [`ShardValue::Unknown`]: the caller decides.
+    pub fn value(&self) -> &ShardValue {
+        &self.value
     }
 
     /// The writer epoch.
@@ -105,10 +120,21 @@ impl ShardWriter {
     /// its rows may be in the table and others not.
     ///
     /// # Errors
-    /// [`Error::InvalidBatch`] and [`Error::TooLarge`] change nothing. Errors of the log say in
-    /// [`Error::outcome`] what is true of the rows.
+    /// [`Error::InvalidBatch`], also for a row that belongs to another shard, and [`Error::TooLarge`] change nothing.
+    /// Errors of the log say in [`Error::outcome`] what is true of the rows.
     pub async fn put(&self, batch: RecordBatch) -> Result<()> {
         let checked = self.format.check_put(&batch)?;
+        self.check_shard(&checked)?;
+        self.put_checked(checked).await
+    }
+
+    /// Reads that leave a shard out by its value rely on it.
+    fn check_shard(&self, batch: &RecordBatch) -> Result<()> {
+        self.router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
+    }
+
+    /// [`put`](Self::put) of rows that were checked, and belong here.
+    async fn put_checked(&self, checked: RecordBatch) -> Result<()> {
         match &self.memory {
             Some(_) => self.append(self.format.to_storage(&checked)?).await,
             None => self.append(checked).await,
@@ -123,6 +149,13 @@ impl ShardWriter {
     pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
         self.memory("delete")?;
         let keys = self.format.check_keys(&keys)?;
+        self.check_shard(&keys)?;
+        self.delete_checked(keys).await
+    }
+
+    /// [`delete`](Self::delete) of keys that were checked, and belong here.
+    async fn delete_checked(&self, keys: RecordBatch) -> Result<()> {
+        self.memory("delete")?;
         self.append(self.format.tombstones(&keys)?).await
     }
 
@@ -175,6 +208,11 @@ impl ShardWriter {
     /// # Errors
     /// As [`flush`](Self::flush); what could not be flushed is replayed by the next writer.
     pub async fn close(self) -> Result<()> {
+        self.end().await
+    }
+
+    /// [`close`](Self::close) of a writer that others may still hold: their calls fail from now on.
+    async fn end(&self) -> Result<()> {
         let flushed = self.flush().await;
         let closed = self.wal.close().await;
         flushed?;
@@ -193,6 +231,11 @@ impl ShardWriter {
         Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
     }
 
+    /// The error that fenced this writer, if one did and it knows.
+    fn fenced(&self) -> Option<WalError> {
+        self.tenure().check().err().filter(|error| matches!(error, WalError::Fenced { .. }))
+    }
+
     /// What readers see of this shard now.
     pub(crate) fn view(&self) -> Result<ShardView> {
         let memory = self.memory("reading through the writer")?;
@@ -203,7 +246,8 @@ impl ShardWriter {
             false => self.wal.pending(),
         };
         let view = memory.levels.view(pending)?;
-        Ok(ShardView { shard: self.shard.id(), memtables: view.memtables, sstables: view.sstables })
+        let (shard, value) = (self.shard.id(), self.value.clone());
+        Ok(ShardView { shard, value, memtables: view.memtables, sstables: view.sstables })
     }
 
     /// Declares the log entries at or below a position consumed. For WAL-only writers; with a MemTable the flusher

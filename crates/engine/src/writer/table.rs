@@ -1,5 +1,6 @@
 //! The writer of a whole table: routes rows to shards and writes them side by side.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -8,49 +9,61 @@ use arrow_array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use fencepost_wal::Outcome;
 use futures::future::{join_all, maybe_done};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::ShardWriter;
+use super::open_shards::OpenShards;
 use crate::base::BaseTable;
+use crate::config::WriterConfig;
 use crate::error::{Error, Result};
-use crate::read::{LsmTable, Snapshot, SsTableCache};
+use crate::read::{LsmTable, MAX_ROUNDS, ShardView, Snapshot, SsTableCache, moved_on, read_shards};
 use crate::rows::RowFormat;
-use crate::sharding::Router;
+use crate::sharding::{Router, ShardValue, Sharding};
+use crate::shards;
 
 /// Writes to every shard of a table. All methods take `&self`: share it between tasks.
 ///
 /// A call whose rows go to several shards is several appends: each shard acknowledges its own part, and a reader may
-/// see one part before another.
+/// see one part before another. In a table that is sharded by the values of a column, the first row with a new value
+/// makes its shard; until that is open, later calls wait behind it.
 #[derive(Debug)]
 pub struct TableWriter {
     base: BaseTable,
     cache: Arc<SsTableCache>,
     format: RowFormat,
     router: Router,
-    /// In bucket order.
-    shards: Vec<ShardWriter>,
+    shards: OpenShards,
+    /// I8: where calls wait in the order of their first polls while shards are opened; a tokio mutex lets them
+    /// through in that order. `None` if all shards are open from the start.
+    turnstile: Option<Mutex<()>>,
 }
 
 impl TableWriter {
-    pub(crate) fn new(base: BaseTable, cache: Arc<SsTableCache>, shards: Vec<ShardWriter>) -> Result<Self> {
+    pub(crate) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
         let format = RowFormat::of(&base)?;
+        let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config).await?;
         let router = Router::try_new(base.sharding(), &format.user)?;
-        Ok(Self { base, cache, format, router, shards })
+        let grows = matches!(base.sharding(), Sharding::Identity { .. });
+        Ok(Self { base, cache, format, router, shards, turnstile: grows.then(Mutex::default) })
     }
 
-    /// The writers of the shards, in bucket order.
-    pub fn shards(&self) -> &[ShardWriter] {
-        &self.shards
+    /// The writers of the shards that are open now, in the order of their buckets or values; those that were made
+    /// since the table was opened come last.
+    pub fn shards(&self) -> Vec<Arc<ShardWriter>> {
+        self.shards.all()
     }
 
     /// Inserts rows, or replaces the rows of the same keys; see [`ShardWriter::put`].
     ///
     /// # Errors
-    /// As [`ShardWriter::put`]; [`Error::PartlyWritten`] if some shards acknowledged their part and others failed.
+    /// As [`ShardWriter::put`]; [`Error::PartlyWritten`] if some shards acknowledged their part and others failed. If
+    /// new values need shards, [`Error::TooLarge`] beyond [`max_shards`](WriterConfig::max_shards) and
+    /// [`Error::ShardNotOpened`] change nothing.
     pub async fn put(&self, batch: RecordBatch) -> Result<()> {
         // Checked as a whole first, so that a bad row in one part does not leave the others written.
         let checked = self.format.check_put(&batch)?;
-        let parts = self.router.split(&checked)?;
-        self.on_each(parts, |shard, part| shard.put(part)).await
+        let parts = self.router.split(&checked, self.shards.max())?;
+        self.on_each(parts, |shard, part| async move { shard.put_checked(part).await }).await
     }
 
     /// Deletes the rows of these keys, given as a batch of the primary-key columns; see [`ShardWriter::delete`].
@@ -59,25 +72,36 @@ impl TableWriter {
     /// As [`put`](Self::put) and [`ShardWriter::delete`].
     pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
         let keys = self.format.check_keys(&keys)?;
-        let parts = self.router.split(&keys)?;
-        self.on_each(parts, |shard, part| shard.delete(part)).await
+        let parts = self.router.split(&keys, self.shards.max())?;
+        self.on_each(parts, |shard, keys| async move { shard.delete_checked(keys).await }).await
     }
 
-    async fn on_each<'a, F>(
-        &'a self,
-        parts: Vec<(u32, RecordBatch)>,
-        call: impl Fn(&'a ShardWriter, RecordBatch) -> F,
+    async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match &self.turnstile {
+            Some(turnstile) => Some(turnstile.lock().await),
+            None => None,
+        }
+    }
+
+    async fn on_each<F>(
+        &self,
+        parts: Vec<(ShardValue, RecordBatch)>,
+        call: impl Fn(Arc<ShardWriter>, RecordBatch) -> F,
     ) -> Result<()>
     where
         F: Future<Output = Result<()>>,
     {
+        let turn = self.turn().await;
+        if turn.is_some() {
+            self.shards.ensure(parts.iter().map(|(value, _)| value)).await?;
+        }
         let mut calls = Vec::with_capacity(parts.len());
-        for (bucket, part) in parts {
-            let shard = self.shards.get(bucket as usize).ok_or_else(|| {
-                Error::NotSupported(format!("this writer has no shard for bucket {bucket}; open it on the whole table"))
+        for (value, part) in parts {
+            let shard = self.shards.get(&value).ok_or_else(|| {
+                Error::NotSupported(format!("this writer has no shard for {value}; open it on the whole table"))
             })?;
-            let answer = call(shard, part);
-            calls.push(Box::pin(maybe_done(async move { (shard.shard_id(), answer.await) })));
+            let (id, answer) = (shard.shard_id(), call(shard, part));
+            calls.push(Box::pin(maybe_done(async move { (id, answer.await) })));
         }
         // I8: a first poll gives rows their place in a shard's log. All of them together, so that two calls have the
         // same order in every shard that they share; `join_all` alone starts many futures bit by bit.
@@ -88,6 +112,7 @@ impl TableWriter {
             Poll::Ready(())
         })
         .await;
+        drop(turn);
         join_all(calls.iter_mut()).await;
         let answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
         let shards = answers.len();
@@ -107,7 +132,12 @@ impl TableWriter {
     /// # Errors
     /// The first shard's error, as [`ShardWriter::flush`]. The others are flushed all the same.
     pub async fn flush(&self) -> Result<()> {
-        join_all(self.shards.iter().map(ShardWriter::flush)).await.into_iter().collect()
+        // Behind the calls that wait for their shards.
+        let shards = {
+            let _turn = self.turn().await;
+            self.shards.all()
+        };
+        join_all(shards.iter().map(|shard| shard.flush())).await.into_iter().collect()
     }
 
     /// Flushes and closes every shard cleanly.
@@ -115,18 +145,39 @@ impl TableWriter {
     /// # Errors
     /// The first shard's error, as [`ShardWriter::close`]. The others are closed all the same.
     pub async fn close(self) -> Result<()> {
-        join_all(self.shards.into_iter().map(ShardWriter::close)).await.into_iter().collect()
+        join_all(self.shards.all().iter().map(|shard| shard.end())).await.into_iter().collect()
     }
 
-    /// The table as this writer knows it at this moment, its MemTables included, for SQL.
+    /// The table as this writer knows it at this moment, its MemTables included, for SQL. Shards for new values that
+    /// another writer made are read from storage.
     ///
     /// # Errors
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped a shard's writer, if one did.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        let views = || self.shards.iter().map(ShardWriter::view).collect::<Result<Vec<_>>>();
-        // Section 9: the base first, then the shards.
-        let base = self.base.refreshed().await?;
-        let snapshot = Snapshot::of_table(base, self.format.clone(), &self.cache, views()?);
-        Ok(Arc::new(LsmTable::new(snapshot)))
+        for _ in 0..MAX_ROUNDS {
+            // Section 9: the base first, then the shards.
+            let base = self.base.refreshed().await?;
+            let Some(others) = self.shards_of_others(&base).await? else {
+                continue;
+            };
+            let own = self.shards.all();
+            let mut views = own.iter().map(|shard| shard.view()).collect::<Result<Vec<_>>>()?;
+            // One that was opened here meanwhile is read here.
+            let others = others.into_iter().filter(|view| own.iter().all(|shard| shard.shard_id() != view.shard));
+            views.extend(others);
+            let snapshot = Snapshot::of_table(base, self.format.clone(), &self.cache, views);
+            return Ok(Arc::new(LsmTable::new(snapshot)));
+        }
+        Err(moved_on(&self.base).await)
+    }
+
+    /// What shards hold that this writer has not opened. `None`: they do not fit the base version.
+    async fn shards_of_others(&self, base: &BaseTable) -> Result<Option<Vec<ShardView>>> {
+        if self.turnstile.is_none() {
+            return Ok(Some(vec![]));
+        }
+        let listed = shards::list(base).await?;
+        let others: BTreeSet<_> = listed.difference(&self.shards.ids()).copied().collect();
+        read_shards(base, &self.format, &listed, &others).await
     }
 }

@@ -29,12 +29,12 @@ async fn a_table_opens_as_it_was_created() {
     assert_eq!(opened.schema(), schema());
     assert_eq!(opened.primary_key(), ["id"]);
     assert_eq!(opened.sharding(), &Sharding::Bucket { column: "id".into(), buckets: 3 });
-    assert_eq!(opened.shard_ids(), created.shard_ids());
+    assert_eq!(opened.shard_ids().await.unwrap(), created.shard_ids().await.unwrap());
     assert_eq!(bucket.seen().await, []);
     let inspected = opened.inspect().await.unwrap();
     assert_eq!((inspected.shards.len(), inspected.base.rows), (3, 0));
     assert!(inspected.shards.iter().all(|s| s.writer_epoch == 0 && s.tail == 0 && s.current_generation == 1));
-    assert!(created.tailer(created.shard_ids()[0]).next().await.unwrap().is_none());
+    assert!(created.tailer(created.shard_ids().await.unwrap()[0]).next().await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -7,11 +7,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod create;
+mod foreign;
 mod histories;
+mod identity;
 mod merge;
 mod merge_lance;
 mod merge_schedules;
 mod model;
+mod prune;
 mod reads;
 mod schedules;
 mod support;

@@ -447,6 +447,7 @@ impl World {
                 replay_budget_bytes: *rng.pick(&[0, 3000, 1 << 20]).unwrap(),
                 ..OpenOptions::default()
             },
+            ..WriterConfig::default()
         }
     }
 

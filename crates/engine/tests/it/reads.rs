@@ -100,8 +100,7 @@ async fn two_versions(old: Place, new: Place, delete: bool) -> (OnDisk, TableWri
             Place::FirstSsTable | Place::SecondSsTable => writer.flush().await.unwrap(),
             // Durable, and not frozen.
             Place::MemTable => {
-                let sent = writer.shards()[0].put(rows(&[(200, 0)]));
-                sent.await.unwrap();
+                writer.shards()[0].put(rows(&[(200, 0)])).await.unwrap();
                 durable(&writer).await;
             }
             Place::Base | Place::Pending => {}
@@ -287,7 +286,7 @@ async fn what_was_merged_is_read_in_the_base_table() {
     writer.put(ids(5..6)).await.unwrap();
     let before = writer.provider().await.unwrap();
     disk.append_to_base(ids(0..3)).await;
-    disk.record_merged(disk.table.shard_ids()[0], 1).await;
+    disk.record_merged(disk.table.shard_ids().await.unwrap()[0], 1).await;
     assert_eq!(disk.table.inspect().await.unwrap().base.merged[0].generation, 1);
     assert_eq!(pairs(disk.elsewhere().await).await, id_pairs(0..6));
     assert_eq!(pairs(writer.provider().await.unwrap()).await, id_pairs(0..6));

@@ -180,7 +180,7 @@ async fn s18_the_rest_of_a_partly_flushed_replay_is_not_lost() {
     // W2's manifests: its claim, its record, the first SSTable; it dies before the second.
     let gate = process.faults.on(Op::Create).path_contains("/manifest/").nth(4).stall();
     let table = process.table().await;
-    let shard = table.shard_ids()[0];
+    let shard = table.shard_ids().await.unwrap()[0];
     let opening = tokio::spawn(async move { table.shard_writer(shard, small(5)).await });
     soon("the second publish", gate.reached()).await;
     opening.abort();

@@ -92,7 +92,7 @@ impl Bucket {
     /// The newest manifest of the first shard.
     pub(crate) async fn manifest(&self) -> ShardManifest {
         let table = self.table().await;
-        let shard = Shard::new(table.store().clone(), table.shard_ids()[0]);
+        let shard = Shard::new(table.store().clone(), table.shard_ids().await.unwrap()[0]);
         ManifestStore::new(shard).latest_existing().await.unwrap()
     }
 }
@@ -105,7 +105,7 @@ impl Process {
     /// The writer of the first shard.
     pub(crate) async fn writer(&self, config: WriterConfig) -> ShardWriter {
         let table = self.table().await;
-        table.shard_writer(table.shard_ids()[0], config).await.unwrap()
+        table.shard_writer(table.shard_ids().await.unwrap()[0], config).await.unwrap()
     }
 }
 

@@ -469,7 +469,7 @@ async fn rows_are_routed_to_their_shards_and_read_as_one_table() {
     assert_eq!(rows_of.iter().sum::<u64>(), 100);
     assert!(rows_of.iter().all(|rows| *rows > 10), "{rows_of:?}");
     for shard in writer.shards() {
-        assert_eq!(scanned(shard).await.len() as u64, shard.stats().wal.rows);
+        assert_eq!(scanned(&shard).await.len() as u64, shard.stats().wal.rows);
     }
     writer.delete(keys(&(0..50).collect::<Vec<_>>())).await.unwrap();
     assert_eq!(bucket.seen().await, id_pairs(50..100));
@@ -612,7 +612,7 @@ async fn a_log_entry_of_another_schema_is_named_and_nothing_is_skipped() {
     use fencepost::wal::{OpenOptions, Shard, WalAppender};
     let bucket = Bucket::new();
     let table = keyed(&bucket, 1).await;
-    let shard = Shard::new(table.store().clone(), table.shard_ids()[0]);
+    let shard = Shard::new(table.store().clone(), table.shard_ids().await.unwrap()[0]);
     let (mut appender, _) = WalAppender::open(&shard, &OpenOptions::default()).await.unwrap();
     let stranger = keys(&[1]);
     let position = appender.append(&stranger.schema(), &[stranger]).await.unwrap();

@@ -7,6 +7,7 @@ mod store;
 use uuid::Uuid;
 
 use crate::entry::WriterIdentity;
+use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 
 pub(crate) use store::HeldManifest;
@@ -33,7 +34,7 @@ pub struct ShardManifest {
     pub writer_epoch: Epoch,
     /// R: every row at or below this position is in the SSTables (or was truncated by the consumer).
     pub replay_after: Position,
-    /// A landed position at or above R; other readers start probing here.
+    /// A landed position at or above R; other readers start probing here. See [`landed_up_to`](Self::landed_up_to).
     pub last_seen: Position,
     /// The generation that the next SSTable gets.
     pub current_generation: Generation,
@@ -188,6 +189,34 @@ impl ShardManifest {
     /// The epoch that a replay from R starts with: entries of lower epochs are dead.
     pub fn replay_after_epoch(&self) -> Epoch {
         self.extension.as_ref().map_or(Epoch::ZERO, |x| x.replay_after_epoch)
+    }
+
+    /// A position up to which everything above R had landed when this version was committed.
+    ///
+    /// In a version of ours that is `last_seen`. In another engine's it is only R: Lance's own writers put the end of
+    /// a contiguous replay there, but they carry on what they find, its older tailers recorded whatever position they
+    /// had read, and `ShardManifestStore::commit_update` takes any value from its caller. An entry in front of such a
+    /// position may be one that its writer had in flight and never landed.
+    pub(crate) fn landed_up_to(&self) -> Position {
+        match self.extension {
+            Some(_) => self.last_seen,
+            None => self.replay_after,
+        }
+    }
+
+    /// Whether garbage collection may judge by this version what is needed.
+    ///
+    /// # Errors
+    /// [`Error::Unadopted`] if another engine wrote in between: sentinels and dead entries that it left are not among
+    /// the fences, and those of its manifests name neither fences nor checkpoints (protocol sections 8 and 11).
+    pub fn collectable(&self) -> Result<()> {
+        match &self.extension {
+            Some(extension) if !extension.unadopted => Ok(()),
+            _ => Err(Error::Unadopted {
+                shard: self.shard_id,
+                reason: "another engine wrote to it, and what its log must keep is not known",
+            }),
+        }
     }
 
     pub(crate) fn commit_id(&self) -> Option<Uuid> {

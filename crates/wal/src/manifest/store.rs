@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Error as StoreError, ObjectStoreExt};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -23,6 +24,8 @@ const HELD_FOR: Duration = Duration::from_secs(3600);
 const SLOW_READ: Duration = Duration::from_secs(60);
 /// How often a listed manifest may turn out to be gone before the reader gives up.
 const MAX_LIST_ROUNDS: usize = 16;
+/// Old manifests that are read at once.
+const READS_AT_ONCE: usize = 16;
 /// How many conflicts with other committers one commit survives.
 const MAX_CONFLICTS: usize = 64;
 
@@ -134,11 +137,12 @@ impl ManifestStore {
         let mut versions = self.versions().await?;
         versions.retain(|v| *v < manifest.version);
         versions.sort_unstable();
-        for version in versions.into_iter().rev() {
-            if let Some(older) = self.read(version).await?
-                && older.extension.is_some()
-            {
-                return Ok(Some(older));
+        let older = stream::iter(versions.into_iter().rev()).map(|version| self.read(version)).buffered(READS_AT_ONCE);
+        let mut older = std::pin::pin!(older);
+        while let Some(found) = older.try_next().await? {
+            // Absent: pruned since the LIST.
+            if let Some(manifest) = found.filter(|m| m.extension.is_some()) {
+                return Ok(Some(manifest));
             }
         }
         Ok(None)

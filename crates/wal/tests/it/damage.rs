@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_ipc::writer::StreamWriter;
-use arrow_schema::Schema;
 use fencepost_sim::{Fault, IgnoreConditionStore, Op, S3Server};
 use fencepost_wal::{
     Error, ManifestStore, OpenOptions, Outcome, Shard, ShardId, ShardManifest, Store, WalAppender, WalConfig,
@@ -13,6 +11,7 @@ use fencepost_wal::{
 };
 use object_store::memory::InMemory;
 
+use crate::lance::lance_entry;
 use crate::support::{Bucket, append, batch, bucket, memory_store, schema};
 
 /// A shard with the rows 0, 1, 2 at positions 2, 3, 4.
@@ -185,17 +184,6 @@ async fn objects_that_are_not_ours_are_left_alone() {
     }
     let (_, replay) = bucket.process().open().await.unwrap();
     assert_eq!(replay.rows(), 3);
-}
-
-/// An entry as Lance writes it: no writer id, no trailer, a generation.
-fn lance_entry(epoch: u64, generation: Option<u64>, ids: &[i64]) -> bytes::Bytes {
-    let mut metadata = HashMap::from([("writer_epoch".to_owned(), epoch.to_string())]);
-    metadata.extend(generation.map(|g| ("generation".to_owned(), g.to_string())));
-    let schema = Schema::new_with_metadata(schema().fields().clone(), metadata);
-    let mut writer = StreamWriter::try_new(Vec::new(), &schema).unwrap();
-    let rows = batch(ids.iter().copied()).with_schema(Arc::new(schema)).unwrap();
-    writer.write(&rows).unwrap();
-    writer.into_inner().unwrap().into()
 }
 
 #[tokio::test(start_paused = true)]

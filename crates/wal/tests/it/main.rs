@@ -5,9 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod adopt;
 mod answers;
 mod damage;
 mod fencing;
+mod lance;
 mod manifest;
 mod random;
 mod schedules;

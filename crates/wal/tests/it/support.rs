@@ -20,10 +20,10 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-/// A store in memory, and one shard in it.
+/// A store, and one shard in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
-    inner: Arc<dyn ObjectStore>,
+    store: Store,
     id: ShardId,
 }
 
@@ -34,22 +34,27 @@ pub(crate) struct Process {
     pub(crate) shard: Shard,
 }
 
-/// A bucket with a fresh shard that nobody has written to.
+/// A bucket in memory with a fresh shard that nobody has written to.
 pub(crate) async fn bucket() -> Bucket {
-    let bucket = Bucket { inner: Arc::new(InMemory::new()), id: ShardId::new_random() };
-    bucket.create_shard().await;
-    bucket
+    Bucket::on(memory_store(Arc::new(InMemory::new()))).await
 }
 
 impl Bucket {
-    async fn create_shard(&self) {
-        let first = ShardManifest::first(self.id, 0, vec![]);
-        ManifestStore::new(self.shard()).initialize(first).await.unwrap();
+    /// A fresh shard in a store.
+    pub(crate) async fn on(store: Store) -> Self {
+        let bucket = Self { store, id: ShardId::new_random() };
+        let first = ShardManifest::first(bucket.id, 0, vec![]);
+        ManifestStore::new(bucket.shard()).initialize(first).await.unwrap();
+        bucket
+    }
+
+    fn inner(&self) -> &Arc<dyn ObjectStore> {
+        self.store.object_store()
     }
 
     /// The shard without any faults in between.
     pub(crate) fn shard(&self) -> Shard {
-        Shard::new(memory_store(Arc::clone(&self.inner)), self.id)
+        Shard::new(self.store.clone(), self.id)
     }
 
     /// A process that has no faults yet.
@@ -68,8 +73,8 @@ impl Bucket {
     }
 
     fn process_with(&self, retry: RetryPolicy) -> Process {
-        let faults = FaultStore::new(Arc::clone(&self.inner));
-        let store = memory_store(faults.store()).with_retry(retry);
+        let faults = FaultStore::new(Arc::clone(self.inner()));
+        let store = self.store.clone().wrapped(|_| faults.store()).with_retry(retry);
         Process { shard: Shard::new(store, self.id), faults }
     }
 
@@ -83,15 +88,15 @@ impl Bucket {
 
     /// The bytes of an object; `None` if it is not there.
     pub(crate) async fn read(&self, path: &Path) -> Option<Bytes> {
-        Some(self.inner.get(path).await.ok()?.bytes().await.unwrap())
+        Some(self.inner().get(path).await.ok()?.bytes().await.unwrap())
     }
 
     pub(crate) async fn write(&self, path: &Path, bytes: Bytes) {
-        self.inner.put(path, bytes.into()).await.unwrap();
+        self.inner().put(path, bytes.into()).await.unwrap();
     }
 
     pub(crate) async fn delete(&self, path: &Path) {
-        self.inner.delete(path).await.unwrap();
+        self.inner().delete(path).await.unwrap();
     }
 
     /// What garbage collection may delete: entries below R that are neither fences nor the last ones seen.
@@ -113,7 +118,7 @@ impl Bucket {
     }
 
     async fn delete_if_there(&self, path: &Path) {
-        match self.inner.delete(path).await {
+        match self.inner().delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => panic!("{error}"),
         }

@@ -1,0 +1,127 @@
+//! Which shards a table has and which rows they hold. Found by one LIST; the manifests of shards whose ids say what
+//! they hold are not read. It makes shards, and does not open them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use fencepost_wal::{ManifestStore, Shard, ShardId};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::base::BaseTable;
+use crate::error::{Error, Result};
+use crate::sharding::{ShardValue, Sharding};
+
+/// Shards that are looked at, created or taken over at once.
+pub(crate) const SHARDS_AT_ONCE: usize = 8;
+/// How many shards an error names.
+const NAMED_IN_ERRORS: usize = 8;
+
+/// One shard of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableShard {
+    pub(crate) id: ShardId,
+    pub(crate) value: ShardValue,
+    /// Whether it was there when it was looked for. What is not is one that the table has from the start, and whose
+    /// making somebody did not come to.
+    pub(crate) made: bool,
+}
+
+/// The shards that have a folder, with one LIST. One of them may have no manifest yet, which is no shard.
+pub(crate) async fn list(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
+    Ok(Shard::list(base.lance_store().store()).await?.into_iter().collect())
+}
+
+/// A shard that the base version knows and a LIST after it does not: the table moved on in between (section 9).
+pub(crate) fn vanished(base: &BaseTable, listed: &BTreeSet<ShardId>) -> Option<ShardId> {
+    base.merged().keys().find(|id| !listed.contains(id)).copied()
+}
+
+/// A shard that the latest base version knows and that does not exist.
+pub(crate) async fn lost(base: &BaseTable) -> Result<Option<ShardId>> {
+    let base = base.refreshed().await?;
+    for id in base.merged().keys() {
+        if manifests(&base, *id).latest().await?.is_none() {
+            return Ok(Some(*id));
+        }
+    }
+    Ok(None)
+}
+
+/// The shards of a table, in the order of their values, those of unknown rows last.
+pub(crate) async fn discover(base: &BaseTable) -> Result<Vec<TableShard>> {
+    let listed = list(base).await?;
+    let others = listed.iter().copied().filter(|id| base.fixed_value(*id).is_none());
+    let others = stream::iter(others).map(|id| async move {
+        let manifest = manifests(base, id).latest().await?;
+        let shard = |manifest| TableShard { id, value: base.shard_value(id, Some(&manifest)), made: true };
+        Ok::<_, Error>(manifest.map(shard))
+    });
+    let others: Vec<Option<TableShard>> = others.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    let mut shards: Vec<TableShard> = others.into_iter().flatten().collect();
+    // A folder of one of ours is taken for the shard, unless another shard may serve the same rows.
+    let certain = shards.is_empty();
+    let fixed = stream::iter(base.fixed_shards().to_vec()).map(|(id, value)| {
+        let there = listed.contains(&id);
+        async move {
+            let made = there && (certain || manifests(base, id).latest().await?.is_some());
+            Ok::<_, Error>(TableShard { id, value, made })
+        }
+    });
+    let mut fixed: Vec<TableShard> = fixed.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    fixed.retain(|ours| ours.made || !shards.iter().any(|other| other.value == ours.value));
+    shards.append(&mut fixed);
+    shards.sort_by(|a, b| a.value.order(&b.value).then(a.id.cmp(&b.id)));
+    Ok(shards)
+}
+
+/// The shards that a writer of the whole table writes to, each the only one for its rows.
+///
+/// # Errors
+/// [`Error::NotSupported`] that says how to write instead, if a row could belong to several shards or to none: two
+/// versions of it in two shards have no order (I8).
+pub(crate) fn for_writing(base: &BaseTable, shards: Vec<TableShard>) -> Result<Vec<TableShard>> {
+    let place = base.lance_store().describe(None);
+    if *base.sharding() == Sharding::Manual {
+        return Err(Error::NotSupported(format!(
+            "the table at {place} has no sharding spec: whoever writes chooses the shard; write with \
+             `Table::shard_writer`"
+        )));
+    }
+    if base.sharding().divides_key(base.primary_key()) {
+        return Err(Error::NotSupported(format!(
+            "the table at {place} is sharded by {}, which is not part of its primary key ({}): versions of one row \
+             could land in different shards; write with `Table::shard_writer`",
+            base.sharding(),
+            base.primary_key().join(", ")
+        )));
+    }
+    let mut of_value: HashMap<&ShardValue, u32> = HashMap::new();
+    shards.iter().for_each(|shard| *of_value.entry(&shard.value).or_default() += 1);
+    let ambiguous = |shard: &&TableShard| {
+        shard.value == ShardValue::Unknown || of_value.get(&shard.value).is_some_and(|shards| *shards > 1)
+    };
+    let named: Vec<String> =
+        shards.iter().filter(ambiguous).map(|shard| format!("{} ({})", shard.id, shard.value)).collect();
+    if !named.is_empty() {
+        let more = if named.len() > NAMED_IN_ERRORS { ", …" } else { "" };
+        return Err(Error::NotSupported(format!(
+            "the table at {place} has {} shards that may hold the same rows ({}{more}); versions of a row in two of \
+             them have no order, so write with `Table::shard_writer` and choose the shard",
+            named.len(),
+            named.into_iter().take(NAMED_IN_ERRORS).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    match base.fixed_values().into_iter().find(|value| !of_value.contains_key(value)) {
+        Some(missing) => Err(base.not_adopted(&missing)),
+        None => Ok(shards),
+    }
+}
+
+/// Makes the shard of a value, if it does not exist. Its id derives from the table's, so two processes that do this at
+/// once make the same one.
+pub(crate) async fn make(base: &BaseTable, id: ShardId, value: &ShardValue) -> Result<()> {
+    Ok(manifests(base, id).initialize(base.first_manifest(id, value)).await?)
+}
+
+fn manifests(base: &BaseTable, id: ShardId) -> ManifestStore {
+    ManifestStore::new(Shard::new(base.lance_store().store().clone(), id))
+}

@@ -1,0 +1,154 @@
+//! The shards that a [`TableWriter`](super::TableWriter) has open, and the opening of more. It decides which shard a
+//! value gets; what is written to it is the writer's.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use fencepost_wal::{Error as WalError, Shard, ShardId};
+use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::RwLock;
+
+use super::ShardWriter;
+use crate::base::BaseTable;
+use crate::config::WriterConfig;
+use crate::error::{Error, Result};
+use crate::read::SsTableCache;
+use crate::sharding::ShardValue;
+use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
+
+/// The open shards of a table, each the only one for its value.
+#[derive(Debug)]
+pub(super) struct OpenShards {
+    base: BaseTable,
+    cache: Arc<SsTableCache>,
+    config: WriterConfig,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those that were there first in the order of their values, then in that of their opening.
+    writers: Vec<Arc<ShardWriter>>,
+    by_value: HashMap<ShardValue, usize>,
+    /// Values whose shard somebody else took over while it was opened here. It is not opened again: two processes
+    /// that do would fence each other for ever.
+    fenced: HashMap<ShardValue, WalError>,
+}
+
+impl OpenShards {
+    /// Takes over every shard that the table has, and makes those that it has from the start.
+    pub(super) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
+        // Before anybody is fenced.
+        config.validate()?;
+        let found = shards::for_writing(&base, shards::discover(&base).await?)?;
+        let shards = Self { base, cache, config, state: RwLock::default() };
+        shards.check_limit(found.len())?;
+        let opened = stream::iter(found).map(|shard| {
+            let shards = &shards;
+            async move { Ok::<_, Error>((shards.open_one(&shard).await?, shard.value)) }
+        });
+        let opened: Vec<_> = opened.buffered(SHARDS_AT_ONCE).try_collect().await?;
+        opened.into_iter().for_each(|(writer, value)| shards.insert(value, writer));
+        Ok(shards)
+    }
+
+    async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
+        let make = || shards::make(&self.base, shard.id, &shard.value);
+        let open = || {
+            let place = Shard::new(self.base.lance_store().store().clone(), shard.id);
+            ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone())
+        };
+        if !shard.made {
+            make().await?;
+        }
+        match open().await {
+            // A folder is all that its creator came to make.
+            Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
+                make().await?;
+                open().await
+            }
+            opened => opened,
+        }
+    }
+
+    fn insert(&self, value: ShardValue, writer: ShardWriter) {
+        let mut state = self.state.write();
+        let number = state.writers.len();
+        state.writers.push(Arc::new(writer));
+        state.by_value.insert(value, number);
+    }
+
+    fn check_limit(&self, shards: usize) -> Result<()> {
+        let limit = self.config.max_shards;
+        match shards <= limit {
+            true => Ok(()),
+            false => Err(Error::TooLarge {
+                what: "the number of shards of the table".into(),
+                actual: shards,
+                limit_name: "max_shards",
+                limit,
+            }),
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<ShardWriter>> {
+        self.state.read().writers.clone()
+    }
+
+    pub(super) fn ids(&self) -> BTreeSet<ShardId> {
+        self.state.read().writers.iter().map(|writer| writer.shard_id()).collect()
+    }
+
+    pub(super) fn max(&self) -> usize {
+        self.config.max_shards
+    }
+
+    /// The writer of a value's shard.
+    pub(super) fn get(&self, value: &ShardValue) -> Option<Arc<ShardWriter>> {
+        let state = self.state.read();
+        state.writers.get(*state.by_value.get(value)?).cloned()
+    }
+
+    /// Opens the shards of these values that are not open. To be called by one task at a time.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] beyond `max_shards`; [`Error::NotSupported`] for a table that was not adopted;
+    /// [`Error::ShardNotOpened`].
+    pub(super) async fn ensure(&self, values: impl Iterator<Item = &ShardValue>) -> Result<()> {
+        let missing: Vec<&ShardValue> = values.filter(|value| self.get(value).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let open = self.all();
+        self.check_limit(open.len() + missing.len())?;
+        // Whoever lost a shard was replaced: it does not go on with the values that nobody has written yet.
+        let lost = open.iter().find_map(|shard| shard.fenced());
+        let shard = |value: &&ShardValue| {
+            let id = self.base.derived_id(value)?;
+            match lost.as_ref().or(self.state.read().fenced.get(value)) {
+                Some(error) => Err(not_opened(id, value, error.clone().into())),
+                None => Ok(TableShard { id, value: (*value).clone(), made: false }),
+            }
+        };
+        let missing = missing.iter().map(shard).collect::<Result<Vec<_>>>()?;
+        let opened = stream::iter(missing).map(|shard| async move { (self.open_one(&shard).await, shard) });
+        let mut opened = opened.buffered(SHARDS_AT_ONCE);
+        let mut failed = None;
+        while let Some((result, TableShard { id, value, .. })) = opened.next().await {
+            match result {
+                Ok(writer) => self.insert(value, writer),
+                Err(error) => {
+                    if let Error::Wal(fenced @ WalError::Fenced { .. }) = &error {
+                        self.state.write().fenced.insert(value.clone(), fenced.clone());
+                    }
+                    failed.get_or_insert(not_opened(id, &value, error));
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+fn not_opened(shard: ShardId, value: &ShardValue, error: Error) -> Error {
+    Error::ShardNotOpened { shard, value: value.clone(), source: Box::new(error) }
+}
