@@ -100,11 +100,12 @@ fn pushes_down(filter: &Expr, table: &Schema) -> bool {
     !filter.exists(|expr| Ok(!plain(expr))).unwrap_or(true)
 }
 
-/// A column of single values, under a name that Lance does not take for a path into a struct.
+/// A column of single values, under a name that Lance does not take for a path into a struct. No floats: whether `0.0`
+/// equals `-0.0`, and what a NaN equals, Lance answers otherwise than DataFusion, and a row that it leaves out is lost.
 fn is_plain_column(name: &str, table: &Schema) -> bool {
     let single = |field: &Field| {
         let data_type = field.data_type();
-        data_type.is_primitive()
+        (data_type.is_primitive() && !data_type.is_floating())
             || matches!(data_type, DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8)
             || matches!(data_type, DataType::Binary | DataType::LargeBinary)
     };
