@@ -277,3 +277,26 @@ async fn what_a_shard_that_is_left_out_hides_is_not_wanted_either() {
         }
     }
 }
+
+/// Left out with its shard, a newer version no longer hides the older one in the base table: that must not reach a filter
+/// that fails on it.
+#[tokio::test]
+async fn a_row_that_a_left_out_shard_hides_cannot_fail_a_query() {
+    for (sharding, k) in [("identity(k)", DataType::Utf8), ("bucket(k,64)", DataType::Utf8)] {
+        let bucket = Bucket::new();
+        let schema = schema(&k, true);
+        let options = TableOptions { primary_key: vec!["k".into(), "id".into()], sharding: sharding.parse().unwrap() };
+        let table = Table::create(bucket.process().store, Arc::clone(&schema), options).await.unwrap();
+        let writer = table.writer(config()).await.unwrap();
+        writer.put(batch(&schema, &[(Some("eu"), 1, 0), (Some("us"), 1, 5)])).await.unwrap();
+        writer.flush().await.unwrap();
+        table.merge(&MergeOptions::default(), |_| {}).await.unwrap();
+        writer.put(batch(&schema, &[(Some("eu"), 1, 5)])).await.unwrap();
+        for provider in [writer.provider().await.unwrap(), bucket.table().await.provider().await.unwrap()] {
+            for filter in ["upper(k) = 'US'", "k = 'us'", "k in ('us', 'asia')"] {
+                let found = sql(&provider, &format!("select id from t where 20 / v = 4 and {filter}")).await;
+                assert_eq!(found, [["1"]], "{sharding}: {filter}");
+            }
+        }
+    }
+}
