@@ -50,6 +50,8 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Take the table over and write every logged row to SSTables
     Flush(FlushArgs),
+    /// Move what was flushed into the base table, which any Lance reader sees
+    Merge(MergeArgs),
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
@@ -196,6 +198,17 @@ pub(crate) struct InspectArgs {
 pub(crate) struct FlushArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Bring the base table's indexes up to date afterwards
+    #[arg(long)]
+    pub(crate) optimize: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -5,23 +5,36 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Counts acknowledged rows.
+/// Counts what is done.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Starts at zero.
+    /// Counts acknowledged rows, nobody knows of how many.
     pub(crate) fn rows() -> Self {
+        Self::start(None, "{spinner} {human_pos} rows durable, {per_sec} ({elapsed}) {msg}")
+    }
+
+    /// Counts merged SSTables; how many there are is set with the first [`at`](Self::at).
+    pub(crate) fn sstables() -> Self {
+        Self::start(Some(0), "{bar:30} {pos}/{len} SSTables merged ({elapsed}, {eta} to go) {msg}")
+    }
+
+    fn start(length: Option<u64>, template: &str) -> Self {
         if !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {human_pos} rows durable, {per_sec} ({elapsed}) {msg}")
-        {
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         Self(bar)
+    }
+
+    /// Sets how much is done, of how much.
+    pub(crate) fn at(&self, done: u64, of: u64) {
+        self.0.set_length(of);
+        self.0.set_position(done);
     }
 
     /// Sets what is being read.

@@ -11,7 +11,7 @@ pub(crate) mod writer;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fencepost::{Sharding, Store, Table, TableOptions};
+use fencepost::{MergeOptions, Sharding, Store, Table, TableOptions};
 
 use crate::args::DemoArgs;
 use crate::error::{CliError, Exit, Result};
@@ -81,7 +81,8 @@ impl Demo {
         let mut said = SaidRows::default();
         let sent = self.kill_and_recover(first, &mut said).await?;
         self.stop_and_take_over(sent, &mut said).await?;
-        self.flush_and_open_with_lance(&said).await
+        self.flush_and_open_with_lance(&said).await?;
+        self.merge_and_open_with_lance(&said).await
     }
 
     /// Another process writes; this one asks storage what it sees.
@@ -204,6 +205,19 @@ impl Demo {
         line(&format!("   opened with plain Lance: {} rows in them", count(rows_in_lance)))?;
         ensure(rows_in_lance == before, || format!("Lance counts {rows_in_lance} rows, SQL {before}"))?;
         line("   proved: Lance counts the same rows as SQL before and after the flush")
+    }
+
+    /// The base table is one ordinary Lance dataset.
+    async fn merge_and_open_with_lance(&self, said: &SaidRows) -> Result<()> {
+        let table = self.reopen().await?;
+        let before = checks::count(&table).await?;
+        let report = table.merge(&MergeOptions::default(), |_| {}).await?;
+        let in_base = checks::count_with_lance(&self.path.display().to_string()).await?;
+        line(&format!("\n6. Merged {} into the base table", plural(report.sstables, "SSTable")))?;
+        line(&format!("   opened with plain Lance, or lance.dataset() in Python: {} rows", count(in_base)))?;
+        ensure(in_base == before, || format!("Lance counts {in_base} rows in the base table, SQL {before}"))?;
+        visible(&self.reopen().await?, SEED).await?.prove(said)?;
+        line("   proved: every row is in the base table, and SQL sees each exactly once")
     }
 
     async fn start(&self, spec: WriterSpec) -> Result<Child> {

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod flush;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+pub(crate) mod merge;
 pub(crate) mod probe;
 pub(crate) mod put;
 pub(crate) mod query;

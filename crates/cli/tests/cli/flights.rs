@@ -1,14 +1,17 @@
-//! Real rows through the command: all flights of 2013 out of New York, with a crash in the middle. A sample is in the
-//! repository; the whole file is found through `FENCEPOST_TEST_DATA`.
+//! Real rows through the command: all flights of 2013 out of New York, with a crash in the middle, compared with the
+//! Parquet file at every stage from the log to the base table, there also by plain Lance in Rust and Python. A sample is
+//! in the repository; the whole file is found through `FENCEPOST_TEST_DATA`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
+use lance::datafusion::LanceTableProvider;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
@@ -36,13 +39,7 @@ impl Truth {
     }
 
     fn query(&self, sql: &str) -> Value {
-        let frame = self.runtime.block_on(self.context.sql(sql)).unwrap();
-        let batches = self.runtime.block_on(frame.collect()).unwrap();
-        let options = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
-        let mut writer = options.build::<_, arrow_json::writer::JsonArray>(Vec::new());
-        writer.write_batches(&batches.iter().collect::<Vec<_>>()).unwrap();
-        writer.finish().unwrap();
-        serde_json::from_slice(&writer.into_inner()).unwrap()
+        ask(&self.runtime, &self.context, sql)
     }
 
     /// Totals per carrier and the nulls of every column.
@@ -60,6 +57,16 @@ impl Truth {
                 .to_string(),
         ]
     }
+}
+
+fn ask(runtime: &tokio::runtime::Runtime, context: &SessionContext, sql: &str) -> Value {
+    let frame = runtime.block_on(context.sql(sql)).unwrap();
+    let batches = runtime.block_on(frame.collect()).unwrap();
+    let options = arrow_json::WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer = options.build::<_, arrow_json::writer::JsonArray>(Vec::new());
+    writer.write_batches(&batches.iter().collect::<Vec<_>>()).unwrap();
+    writer.finish().unwrap();
+    serde_json::from_slice(&writer.into_inner()).unwrap()
 }
 
 fn sample() -> PathBuf {
@@ -126,6 +133,53 @@ fn crash_and_compare(file: &Path, batch_rows: &str, kill_after: u64) {
     compare("before flush");
     fencepost(["flush", &table]).ok();
     compare("after flush");
+    let merged = fencepost(["merge", &table, "--output", "json"]).json();
+    assert_eq!(merged["base"]["rows"], total, "{merged}");
+    compare("after merge");
+    compare_with_lance(&truth, &table, total);
+    compare_in_python(&table, file, total);
+
+    // Once more over the merged rows: from the log, from SSTables, merged.
+    fencepost(ingest).ok();
+    compare("ingested over the merged rows");
+    fencepost(["flush", &table]).ok();
+    compare("flushed over the merged rows");
+    let merged = fencepost(["merge", &table, "--output", "json"]).json();
+    assert_eq!((&merged["base"]["rows"], &merged["rows"]), (&total.into(), &total.into()), "{merged}");
+    compare("merged over the merged rows");
+    compare_with_lance(&truth, &table, total);
+    compare_in_python(&table, file, total);
+}
+
+/// The same questions to the base table, opened by Lance alone.
+fn compare_with_lance(truth: &Truth, table: &str, total: u64) {
+    let context = SessionContext::new();
+    truth.runtime.block_on(async {
+        let dataset = lance::Dataset::open(table).await.unwrap();
+        assert_eq!(dataset.count_rows(None).await.unwrap() as u64, total);
+        context.register_table("t", Arc::new(LanceTableProvider::new(Arc::new(dataset), false, false))).unwrap();
+    });
+    for sql in truth.questions() {
+        assert_eq!(ask(&truth.runtime, &context, &sql), truth.query(&sql), "plain Lance: {sql}");
+    }
+}
+
+/// The base table, opened by Lance's Python package, equals the file in every value.
+fn compare_in_python(table: &str, file: &Path, total: u64) {
+    let Some(python) = std::env::var_os("FENCEPOST_PYTHON") else {
+        note("flights were not read in Python: FENCEPOST_PYTHON names no interpreter (tools/python makes one)");
+        return;
+    };
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/python/same_rows.py");
+    let run = Command::new(python).arg(script).args([table, &file.display().to_string(), KEY]).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let said: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(said["rows"], total, "{said}");
+}
+
+/// Past the test harness, which hides what a passing test prints.
+fn note(what: &str) {
+    writeln!(std::io::stderr(), "{what}").unwrap();
 }
 
 #[test]
@@ -136,10 +190,7 @@ fn a_sample_of_flights_survives_a_crash() {
 #[test]
 fn all_flights_survive_a_crash() {
     let Some(folder) = std::env::var_os("FENCEPOST_TEST_DATA") else {
-        // Past the test harness, which hides what a passing test prints.
-        let skipped =
-            "all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet";
-        writeln!(std::io::stderr(), "{skipped}").unwrap();
+        note("all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet");
         return;
     };
     let file = PathBuf::from(folder).join("flights.parquet");

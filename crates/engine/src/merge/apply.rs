@@ -16,6 +16,7 @@ use lance::dataset::{
 };
 use lance_index::mem_wal::CompactedSsTable;
 
+use super::commit::Unbroken;
 use super::plan::Pending;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
@@ -130,7 +131,7 @@ async fn delete(base: &BaseTable, keys: Vec<RecordBatch>) -> lance::Result<u64> 
 async fn upsert(base: &BaseTable, rows: Vec<RecordBatch>, progress: Vec<CompactedSsTable>) -> lance::Result<()> {
     if rows.is_empty() {
         let operation = Operation::UpdateMemWalState { compacted_sstables: progress };
-        return execute(base, CommitBuilder::new(dataset(base)), operation).await;
+        return execute(base, operation).await;
     }
     let mut merge = job(base)?;
     let job = merge
@@ -167,7 +168,7 @@ async fn append(base: &BaseTable, rows: &[RecordBatch], progress: Vec<CompactedS
         inserted_rows_filter: None,
         updated_fragment_offsets: None,
     };
-    execute(base, CommitBuilder::new(dataset(base)), operation).await
+    execute(base, operation).await
 }
 
 fn job(base: &BaseTable) -> lance::Result<MergeInsertBuilder> {
@@ -175,15 +176,20 @@ fn job(base: &BaseTable) -> lance::Result<MergeInsertBuilder> {
 }
 
 async fn commit(base: &BaseTable, uncommitted: UncommittedMergeInsert) -> lance::Result<()> {
-    let mut builder = CommitBuilder::new(dataset(base));
+    let mut builder = commit_of(base);
     if let Some(affected) = uncommitted.affected_rows {
         builder = builder.with_affected_rows(affected);
     }
     builder.execute(uncommitted.transaction).await.map(|_| ())
 }
 
-async fn execute(base: &BaseTable, builder: CommitBuilder<'_>, operation: Operation) -> lance::Result<()> {
-    builder.execute(Transaction::new(base.version(), operation, None)).await.map(|_| ())
+async fn execute(base: &BaseTable, operation: Operation) -> lance::Result<()> {
+    commit_of(base).execute(Transaction::new(base.version(), operation, None)).await.map(|_| ())
+}
+
+/// A commit of what was computed on this version of the base.
+fn commit_of(base: &BaseTable) -> CommitBuilder<'static> {
+    CommitBuilder::new(dataset(base)).with_commit_handler(Arc::new(Unbroken { read_version: base.version() }))
 }
 
 fn dataset(base: &BaseTable) -> Arc<Dataset> {

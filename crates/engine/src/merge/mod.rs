@@ -3,6 +3,7 @@
 //! one may stop or stall anywhere. It drops nothing: what was merged is hidden from readers by the base's record.
 
 mod apply;
+mod commit;
 mod plan;
 
 use std::time::Duration;
@@ -113,16 +114,25 @@ pub(crate) async fn merge(
 /// whose answer was lost shows there as done.
 async fn merge_one(base: &BaseTable, pending: &Pending, options: &MergeOptions) -> Result<Applied> {
     let mut pauses = Pauses::new(options);
+    let mut was_missing = false;
     loop {
         let error = match attempt(base, pending).await {
             Ok(applied) => return Ok(applied),
             Err(error) => error,
         };
         tracing::debug!(shard = %pending.shard, generation = %pending.sstable.generation, %error, "a merge attempt failed");
-        if !pauses.again().await {
+        // Merged and collected meanwhile, or lost: the next look at the base tells.
+        let missing = is_missing(&error);
+        if !matches!(error, Error::Lance { .. } | Error::Wal(_)) || (missing && was_missing) || !pauses.again().await {
             return Err(error);
         }
+        was_missing = missing;
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    use lance::Error::{DatasetNotFound, NotFound};
+    matches!(error, Error::Lance { source, .. } if matches!(**source, DatasetNotFound { .. } | NotFound { .. }))
 }
 
 async fn attempt(base: &BaseTable, pending: &Pending) -> Result<Applied> {

@@ -11,6 +11,8 @@ mod foreign;
 mod histories;
 mod identity;
 mod merge;
+mod merge_lance;
+mod merge_schedules;
 mod model;
 mod prune;
 mod reads;

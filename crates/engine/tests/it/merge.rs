@@ -18,9 +18,9 @@ pub(crate) async fn merge(table: &Table) -> MergeReport {
 
 impl Process {
     /// A merger of this process, running beside the test.
-    pub(crate) async fn merger(&self) -> JoinHandle<fencepost::Result<MergeReport>> {
-        let table = self.table().await;
-        tokio::spawn(async move { table.merge(&options(), |_| {}).await })
+    pub(crate) fn merger(&self) -> JoinHandle<fencepost::Result<MergeReport>> {
+        let store = self.store.clone();
+        tokio::spawn(async move { Table::open(store).await?.merge(&options(), |_| {}).await })
     }
 }
 
@@ -174,7 +174,7 @@ async fn a_merger_that_dies_before_any_of_its_writes_does_no_harm() {
             };
             let process = bucket.process();
             let gate = process.faults.on_any(Op::WRITES).nth(n).stall();
-            let mut merger = process.merger().await;
+            let mut merger = process.merger();
             let stopped = tokio::select! {
                 () = gate.reached() => true,
                 done = &mut merger => done.unwrap().map(|_| false).unwrap(),
@@ -197,7 +197,7 @@ async fn a_merger_that_dies_before_any_of_its_writes_does_no_harm() {
 async fn stalled_at_commit(bucket: &Bucket, nth: u64) -> (Gate, JoinHandle<fencepost::Result<MergeReport>>) {
     let process = bucket.process();
     let gate = process.faults.on(Op::Create).path_contains("_versions/").nth(nth).stall();
-    let merger = process.merger().await;
+    let merger = process.merger();
     soon("the merger's commit", gate.reached()).await;
     (gate, merger)
 }
@@ -266,6 +266,35 @@ async fn a_late_deletion_leaves_what_a_later_generation_has_written() {
     assert_eq!(only_in_base(&bucket).await, expected);
 }
 
+/// 36: a merger stalls with a deletion vector in its hands while others merge on, and the versions in between are cleaned
+/// up: nothing tells it any more what happened since. Its deletion vector is older than the table's, and would bring
+/// back the rows that were deleted meanwhile.
+#[tokio::test]
+async fn s36_a_deletion_that_sleeps_through_a_cleanup_brings_no_row_back() {
+    let bucket = Bucket::new();
+    keyed(&bucket, 1).await;
+    let writer = bucket.process().writer(config()).await;
+    writer.put(ids(0..9)).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&bucket.table().await).await;
+    writer.delete(keys(&[1])).await.unwrap();
+    writer.flush().await.unwrap();
+
+    let process = bucket.process();
+    let gate = process.faults.on_any(Op::WRITES).path_contains("_deletions/").stall_after();
+    let merger = process.merger();
+    soon("the deletion file", gate.reached()).await;
+    writer.delete(keys(&[2, 3])).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&bucket.table().await).await;
+    bucket.clean_up_base_versions().await;
+    let expected: Vec<_> = [0, 4, 5, 6, 7, 8].map(|id| (id, Some(id))).into();
+    assert_eq!(only_in_base(&bucket).await, expected);
+    gate.release();
+    soon("the late merger", merger).await.unwrap().unwrap();
+    assert_eq!(only_in_base(&bucket).await, expected);
+}
+
 /// Every way in which a commit of the base table can be answered wrongly, at every commit.
 #[tokio::test]
 async fn a_commit_that_is_answered_wrongly_is_neither_lost_nor_doubled() {
@@ -281,7 +310,7 @@ async fn a_commit_that_is_answered_wrongly_is_neither_lost_nor_doubled() {
             let expected = bucket.seen().await;
             let process = bucket.process();
             let rule = process.faults.on(Op::Create).path_contains("_versions/").nth(nth).then(fault);
-            let report = soon("the merge", process.merger().await).await.unwrap().unwrap();
+            let report = soon("the merge", process.merger()).await.unwrap().unwrap();
             assert_eq!(rule.fired(), 1);
             assert_eq!(report.sstables + report.merged_by_others, 3);
             assert_eq!(only_in_base(&bucket).await, expected, "{fault:?} at commit {nth}");
@@ -297,7 +326,7 @@ async fn a_generation_that_is_missing_stops_the_merge_by_name() {
     let folder = bucket.manifest().await.sstables[1].path.clone();
     let process = bucket.process();
     process.faults.on(Op::Get).path_contains(folder.as_str()).always().then(Fault::Swallow);
-    let error = soon("the merge", process.merger().await).await.unwrap().unwrap_err();
+    let error = soon("the merge", process.merger()).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Lance { .. }) && error.to_string().contains(&folder), "{error}");
     // What came before is merged, and nothing of what comes after.
     assert_eq!(merged_generation(&bucket).await, 1);

@@ -13,9 +13,10 @@ use datafusion::prelude::SessionContext;
 use fencepost::wal::{ManifestStore, RetryPolicy, Shard, ShardManifest};
 use fencepost::{MemTableConfig, ShardId, ShardWriter, Sharding, Store, Table, TableOptions, WriterConfig};
 use fencepost_sim::FaultStore;
-use object_store::ObjectStore;
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 /// A store in memory that several processes share.
@@ -33,7 +34,11 @@ pub(crate) struct Process {
 
 impl Bucket {
     pub(crate) fn new() -> Self {
-        Self { inner: Arc::new(InMemory::new()) }
+        Self::on(Arc::new(InMemory::new()))
+    }
+
+    pub(crate) fn on(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner }
     }
 
     /// A process that has no faults yet, with short pauses between attempts.
@@ -57,6 +62,21 @@ impl Bucket {
 
     pub(crate) fn inner(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.inner)
+    }
+
+    /// Deletes the manifests of all versions of the base table but the newest, as Lance's cleanup does.
+    pub(crate) async fn clean_up_base_versions(&self) {
+        let mut listed = self.inner.list(Some(&Path::from("t/_versions")));
+        let mut manifests = Vec::new();
+        while let Some(found) = listed.try_next().await.unwrap() {
+            manifests.push(found.location);
+        }
+        manifests.retain(|path| path.as_ref().ends_with(".manifest"));
+        // Named by 2^64 - 1 - version: the newest is the first.
+        manifests.sort();
+        for path in &manifests[1..] {
+            self.inner.delete(path).await.unwrap();
+        }
     }
 
     /// The table through a process without faults.
@@ -205,7 +225,6 @@ pub(crate) async fn number(provider: &Arc<dyn TableProvider>, query: &str) -> i6
 pub(crate) async fn scanned(writer: &ShardWriter) -> Vec<(i64, Option<i64>)> {
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use futures::TryStreamExt;
     let batches: Vec<RecordBatch> = writer.scan().await.unwrap().try_collect().await.unwrap();
     let column = |batch: &RecordBatch, name| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().clone();
     let mut found: Vec<(i64, Option<i64>)> = batches
