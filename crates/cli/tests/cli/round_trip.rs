@@ -95,7 +95,17 @@ fn a_table_lives_through_all_verbs() {
     let before = fencepost(["inspect", &table]).json();
     assert_eq!(before["shards"].as_array().unwrap().len(), 3);
     for shard in before["shards"].as_array().unwrap() {
-        for field in ["shard_id", "writer_epoch", "replay_after", "tail", "current_generation", "sstables", "fences"] {
+        assert!(shard["value"]["bucket"].is_u64(), "{shard}");
+        for field in [
+            "shard_id",
+            "unadopted",
+            "writer_epoch",
+            "replay_after",
+            "tail",
+            "current_generation",
+            "sstables",
+            "fences",
+        ] {
             assert!(!shard[field].is_null(), "{field}");
         }
     }
@@ -204,4 +214,43 @@ fn queries_print_tables_for_people() {
     let text = fencepost(["query", &place.table(), "select id, name from t order by id"]).ok();
     assert!(text.contains("NULL") && text.ends_with("(3 rows)\n"), "{text}");
     assert_eq!(query(&place.table(), "select id from t where id > 3"), json!([]));
+}
+
+#[test]
+fn each_region_gets_a_shard() {
+    let place = Place::new();
+    let table = place.table();
+    let create = ["create", &table, "--columns", "region:string,id:int64,v:int64", "--shard-by", "identity(region)"];
+    let created = fencepost(create.into_iter().chain(["--primary-key", "region,id", "--output", "json"])).json();
+    assert_eq!((&created["sharding"], &created["shards"]), (&json!("identity(region)"), &json!([])));
+    let file = place.file("rows.csv", "region,id,v\neu,1,1\nus,1,1\neu,2,2\neu,1,3\n");
+    fencepost(["ingest", &table, &file]).ok();
+    let asia = place.file("more.csv", "region,id,v\nasia,1,1\n");
+    fencepost(["ingest", &table, &asia, "--like", &asia, "--shard-by", "identity(region)"]).ok();
+    let inspected = fencepost(["inspect", &table]).json();
+    let shards = inspected["shards"].as_array().unwrap();
+    let values: Vec<_> = shards.iter().map(|shard| &shard["value"]["value"]).collect();
+    assert_eq!(values, ["asia", "eu", "us"]);
+    assert!(shards.iter().all(|shard| shard["unadopted"] == false));
+    assert!(fencepost(["inspect", &table, "--output", "table"]).ok().contains("(value `eu`)"));
+    assert!(fencepost(["tail", &table]).ok().contains("position"));
+    fencepost(["flush", &table]).ok();
+    let expected = json!([{"region": "eu", "id": 1, "v": 3}, {"region": "eu", "id": 2, "v": 2}]);
+    assert_eq!(place.query("select * from t where region = 'eu' order by id"), expected);
+    assert_eq!(place.query("select count(*) as n from t"), json!([{"n": 4}]));
+}
+
+#[test]
+fn adopting_a_table_of_ones_own_changes_nothing() {
+    let place = Place::new();
+    place.create("id:int64,name:string", "id");
+    let before = place.objects();
+    let adopted = fencepost(["adopt", &place.table(), "--output", "json"]).json();
+    assert_eq!(adopted["table_id_given"], false);
+    let shards = adopted["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), 1);
+    assert_eq!((&shards[0]["adopted"], &shards[0]["fences_added"]), (&json!(false), &json!(0)));
+    assert_eq!(shards[0]["value"], "all");
+    assert!(fencepost(["adopt", &place.table()]).ok().contains("nothing to adopt"));
+    assert_eq!(place.objects(), before);
 }

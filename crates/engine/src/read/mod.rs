@@ -2,13 +2,12 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
-// `combinations` is for pruning SSTables.
-#[allow(dead_code)]
 mod predicate;
 mod provider;
 mod prune;
 mod source;
 mod storage;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -18,17 +17,22 @@ use fencepost_wal::{Generation, ShardId, SsTable};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
 use crate::sharding::ShardValue;
 use crate::sstable;
 
 pub(crate) use cache::SsTableCache;
+use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;
 pub(crate) use source::{Request, Source};
 pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage};
+use wanted::WantedKeys;
+
+/// Bloom filters that are loaded at once.
+const FILTERS_AT_ONCE: usize = 16;
 
 /// The generation of rows that were accepted and have not landed: newer than all.
 pub(crate) const OVERLAY: Generation = Generation::ZERO;
@@ -89,11 +93,47 @@ impl Snapshot {
         Self { base, format, cache: Arc::clone(cache), with_base, shards }
     }
 
-    /// The sources that a query wants, each with what hides its rows.
-    pub(crate) fn sources(&self, pruning: &ShardPruning) -> Vec<Source> {
+    /// The same moment of the shards that a query wants; see [`ShardPruning`].
+    pub(crate) fn pruned(self: &Arc<Self>, pruning: &ShardPruning) -> Arc<Self> {
+        let is_wanted = |view: &&ShardView| pruning.may_hold(&view.value);
+        if self.shards.iter().all(|view| is_wanted(&view)) {
+            return Arc::clone(self);
+        }
+        let shards = self.shards.iter().filter(is_wanted).cloned().collect();
+        Arc::new(Self { shards, ..self.as_ref().clone() })
+    }
+
+    /// The sources, each with what hides its rows.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        self.sources_of(&self.shards)
+    }
+
+    /// The sources that may hold one of these keys, each with what hides its rows. The base table is always one.
+    ///
+    /// What is left out is not missed as a hider either: it hides only rows of keys that it holds, which nobody asked
+    /// for. So such rows come to light here, and [`Source::read`] drops whatever has none of the keys.
+    pub(crate) async fn sources_holding(&self, wanted: &WantedKeys) -> Result<Vec<Source>> {
+        let mut views = Vec::with_capacity(self.shards.len());
+        for view in &self.shards {
+            let memtables = view.memtables.iter().filter(|memtable| wanted.any_in_memtable(memtable)).cloned();
+            let sstables = stream::iter(view.sstables.iter().cloned()).map(|sstable| async move {
+                let rel_dir = sstable::relative_dir(view.shard, &sstable.path);
+                let filter = self.cache.bloom_filter(&rel_dir, &self.format.primary_key).await?;
+                let holds = filter.is_none_or(|filter| wanted.any_in_sstable(&filter));
+                Ok::<_, Error>(holds.then_some(sstable))
+            });
+            let sstables =
+                sstables.buffered(FILTERS_AT_ONCE).try_filter_map(|held| std::future::ready(Ok(held))).try_collect();
+            let (memtables, sstables) = (memtables.collect(), sstables.await?);
+            views.push(ShardView { shard: view.shard, value: view.value.clone(), memtables, sstables });
+        }
+        Ok(self.sources_of(&views))
+    }
+
+    fn sources_of(&self, shards: &[ShardView]) -> Vec<Source> {
         let mut sources = Vec::new();
         let mut all_newer: Vec<Source> = Vec::new();
-        for view in self.shards.iter().filter(|view| pruning.may_hold(&view.value)) {
+        for view in shards {
             let mut newer: Vec<Source> = Vec::new();
             let memtables = view.memtables.iter().cloned().map(Source::memtable);
             let sstables = view
@@ -117,7 +157,7 @@ impl Snapshot {
         let schema = Arc::clone(&self.format.user);
         let request = Arc::new(Request::all_columns(&self));
         let snapshot = Arc::new(self);
-        let streams = stream::iter(snapshot.sources(&ShardPruning::default())).then(move |source| {
+        let streams = stream::iter(snapshot.sources()).then(move |source| {
             let (snapshot, request) = (Arc::clone(&snapshot), Arc::clone(&request));
             async move { source.read(snapshot, request).await.map_err(datafusion::error::DataFusionError::from) }
         });

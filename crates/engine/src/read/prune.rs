@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue};
@@ -13,65 +14,88 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, Volatility};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
+use super::Snapshot;
 use super::predicate::Candidates;
 use super::source::unqualified;
-use crate::base::BaseTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sharding::{Router, ShardValue};
 
 /// Which shards of a table can hold a row for which all filters of a query are true.
 ///
 /// A shard that cannot is left out altogether: it is no source, and it hides nothing. That is exact where it is done.
-/// In a table without a key nothing is hidden. In one with a key the sharding column is part of the key, so a row that
-/// the shard would hide has the same value there, and belongs to it: no filter lets it through either. A table that
-/// Lance made with another key is not pruned.
+/// In a table without a key nothing is hidden. In one with a key the sharding column is part of the key, so a row of
+/// the base table that the shard hides has the shard's value too: no filter lets it through, and [`rows`](Self::rows)
+/// keeps it from filters that fail on it. A table that Lance made with another key is not pruned.
 #[derive(Debug, Default)]
 pub(crate) struct ShardPruning {
-    /// The values of the sharding column, or their buckets, that can match; `None`: all.
+    by: Option<By>,
+}
+
+#[derive(Debug)]
+struct By {
+    router: Router,
+    /// The shards of the values of the sharding column that can match; `None`: all.
     wanted: Option<HashSet<ShardValue>>,
     /// The filters on nothing but the sharding column, and the schema of that column alone.
     conditions: Vec<Arc<dyn PhysicalExpr>>,
-    column: Option<SchemaRef>,
+    column: SchemaRef,
 }
 
 impl ShardPruning {
-    /// What a conjunction of filters says about the shards of a table with these columns.
-    pub(crate) fn of(filters: &[Expr], base: &BaseTable, schema: &SchemaRef) -> Result<Self> {
-        let sharding = base.sharding();
-        let Some(column) = sharding.column().filter(|_| !sharding.divides_key(base.primary_key())) else {
+    /// What a conjunction of filters, and the values that it leaves to columns, say about a table's shards.
+    pub(crate) fn of(filters: &[Expr], candidates: &Candidates, snapshot: &Snapshot) -> Result<Self> {
+        let (sharding, schema) = (snapshot.base.sharding(), &snapshot.format.user);
+        let Some(column) = sharding.column().filter(|_| !sharding.divides_key(&snapshot.format.primary_key)) else {
             return Ok(Self::default());
         };
-        let Ok(field) = schema.field_with_name(column) else {
-            return Ok(Self::default());
-        };
+        let field = schema.field_with_name(column).map_err(Error::arrow("choosing shards"))?;
         let router = Router::try_new(sharding, schema)?;
-        let wanted = Candidates::of(filters, schema).values(column).map(|values| router.values(&values)).transpose()?;
-        let alone: SchemaRef = Arc::new(Schema::new(vec![field.clone()]));
-        let conditions = filters.iter().flat_map(split_conjunction).filter_map(|filter| condition(filter, &alone));
-        Ok(Self { wanted, conditions: conditions.collect(), column: Some(alone) })
+        let wanted = candidates.values(column).map(|values| router.values(&values)).transpose()?;
+        let column: SchemaRef = Arc::new(Schema::new(vec![field.clone()]));
+        let conditions = filters.iter().flat_map(split_conjunction).filter_map(|filter| condition(filter, &column));
+        Ok(Self { by: Some(By { router, wanted, conditions: conditions.collect(), column }) })
     }
 
     /// Whether a shard can hold such a row.
     pub(crate) fn may_hold(&self, value: &ShardValue) -> bool {
-        match value {
-            ShardValue::All | ShardValue::Unknown => true,
-            ShardValue::Bucket(_) => self.is_wanted(value),
-            ShardValue::Identity(scalar) => self.is_wanted(value) && self.can_match(scalar),
-        }
+        self.by.as_ref().is_none_or(|by| by.may_hold(value))
     }
 
-    fn is_wanted(&self, value: &ShardValue) -> bool {
-        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(value))
+    /// Which rows of a batch belong to shards that can. The batch has the sharding column.
+    pub(crate) fn rows(&self, batch: &RecordBatch) -> Result<BooleanBuffer> {
+        let Some(by) = self.by.as_ref().filter(|_| batch.num_rows() > 0) else {
+            return Ok(BooleanBuffer::new_set(batch.num_rows()));
+        };
+        let mut wanted = BooleanBufferBuilder::new(batch.num_rows());
+        wanted.append_n(batch.num_rows(), false);
+        for (value, rows) in by.router.groups(batch)? {
+            if by.may_hold(&value) {
+                rows.into_iter().filter_map(|row| usize::try_from(row).ok()).for_each(|row| wanted.set_bit(row, true));
+            }
+        }
+        Ok(wanted.finish())
+    }
+}
+
+impl By {
+    fn may_hold(&self, value: &ShardValue) -> bool {
+        let is_wanted = || self.wanted.as_ref().is_none_or(|wanted| wanted.contains(value));
+        match value {
+            ShardValue::All | ShardValue::Unknown => true,
+            ShardValue::Bucket(_) => is_wanted(),
+            ShardValue::Identity(scalar) => is_wanted() && self.can_match(scalar),
+        }
     }
 
     /// Whether no condition on the sharding column is false or null for this value of it. One that fails says nothing:
     /// the shard may have no rows.
     fn can_match(&self, value: &ScalarValue) -> bool {
-        let row = || {
-            let column = value.to_array().ok()?;
-            RecordBatch::try_new(Arc::clone(self.column.as_ref()?), vec![column]).ok()
-        };
-        let Some(row) = row().filter(|_| !self.conditions.is_empty()) else {
+        if self.conditions.is_empty() {
+            return true;
+        }
+        let row =
+            value.to_array().ok().and_then(|value| RecordBatch::try_new(Arc::clone(&self.column), vec![value]).ok());
+        let Some(row) = row else {
             return true;
         };
         let refuses = |condition: &Arc<dyn PhysicalExpr>| {

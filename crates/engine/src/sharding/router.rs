@@ -91,16 +91,27 @@ impl Router {
     /// # Errors
     /// [`Error::InvalidBatch`] that names a row which does not; otherwise as [`split`](Self::split).
     pub(crate) fn check(&self, batch: &RecordBatch, value: &ShardValue) -> Result<()> {
-        let Some(by) = self.by.as_ref().filter(|_| batch.num_rows() > 0) else {
+        if self.by.is_none() {
             return Ok(());
-        };
-        match by.groups(batch, usize::MAX)?.into_iter().find(|(found, _)| found != value) {
+        }
+        match self.groups(batch)?.into_iter().find(|(found, _)| found != value) {
             None => Ok(()),
             Some((found, rows)) => Err(Error::InvalidBatch(format!(
                 "row {} (counted from 0) belongs to the shard of {found}, and this one is that of {value}; a \
                  `TableWriter` sends rows to their shards",
                 rows.first().copied().unwrap_or_default()
             ))),
+        }
+    }
+
+    /// The numbers of a batch's rows by the shard that they belong to.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`], as [`split`](Self::split).
+    pub(crate) fn groups(&self, batch: &RecordBatch) -> Result<Vec<(ShardValue, Vec<u64>)>> {
+        match &self.by {
+            Some(by) => by.groups(batch, usize::MAX),
+            None => Ok(vec![(ShardValue::All, (0..batch.num_rows() as u64).collect())]),
         }
     }
 

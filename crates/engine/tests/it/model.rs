@@ -27,6 +27,8 @@ use crate::support::{Bucket, soon, try_sql};
 const IDS: [i64; 7] = [-7, 0, 1, 2, 3, 4, 5];
 const NAMES: [&str; 3] = ["", "a", "b"];
 const BUCKETS: u32 = 4;
+/// Instead of a number of buckets: a shard for each id.
+const BY_VALUE: u32 = 0;
 const STEPS: usize = 40;
 
 type Provider = Arc<dyn TableProvider>;
@@ -267,6 +269,8 @@ struct World {
     bucket: Bucket,
     keyed: bool,
     weather: Weather,
+    /// Shards are made when their first row comes.
+    by_value: bool,
     /// Which shard rows go to, by their `id`.
     route: HashMap<i64, usize>,
     shards: Vec<ShardModel>,
@@ -315,6 +319,7 @@ fn batch_of(rows: &[Row]) -> RecordBatch {
 fn sharding(buckets: u32) -> Sharding {
     match buckets {
         1 => Sharding::Unsharded,
+        BY_VALUE => Sharding::Identity { column: "id".into() },
         buckets => Sharding::Bucket { column: "id".into(), buckets },
     }
 }
@@ -344,16 +349,19 @@ impl World {
         static ROUTES: OnceCell<HashMap<i64, usize>> = OnceCell::const_new();
         let route = match buckets {
             1 => IDS.into_iter().map(|id| (id, 0)).collect(),
+            BY_VALUE => IDS.into_iter().zip(0..).collect(),
             buckets => ROUTES.get_or_init(|| routes(buckets)).await.clone(),
         };
         let bucket = Bucket::new();
         let reader = create(&bucket, keyed, buckets).await;
+        let shards = if buckets == BY_VALUE { IDS.len() } else { buckets as usize };
         Self {
             bucket,
             keyed,
             weather,
             route,
-            shards: (0..buckets).map(|_| ShardModel::default()).collect(),
+            shards: (0..shards).map(|_| ShardModel::default()).collect(),
+            by_value: buckets == BY_VALUE,
             writer: None,
             zombies: Vec::new(),
             processes: Vec::new(),
@@ -789,7 +797,8 @@ impl World {
         let Some(open) = self.writer.take() else {
             return;
         };
-        if open.tight || rng.chance(0.3) {
+        // A write that waits for its shard is not queued yet: given up, it never was.
+        if open.tight || self.by_value || rng.chance(0.3) {
             self.note("  a flush given up");
             let mut flush = Box::pin(open.writer.flush());
             let _ = futures::poll!(&mut flush);
@@ -848,6 +857,8 @@ impl World {
         let writes: Vec<Write> = (0..rng.below(5)).map(|_| self.draw_write(rng, self.keyed && old.memtable)).collect();
         let sent = join_all(writes.iter().map(|write| write.send(&old.writer)));
         let (answers, opened) = match rng.chance(0.5) {
+            // A takeover is one of the shards that are there when it begins.
+            _ if self.by_value => (sent.await, plan.open().await),
             true => join(sent, plan.open()).await,
             false => {
                 let (opened, answers) = join(plan.open(), sent).await;
@@ -858,6 +869,8 @@ impl World {
             self.answered(write, &answer, &mut old, true);
         }
         match opened.is_ok() {
+            // What a replaced writer may still do is make a shard that its successor has not made yet.
+            true if self.by_value => drop(old.writer),
             true => self.zombies.push((old.writer, old.durable)),
             // Some shards may have been claimed.
             false => self.writer = Some(Open { broken: true, ..old }),
@@ -982,7 +995,7 @@ impl World {
         self.weather = Weather::Fair;
         self.recheck_held().await;
         match self.writer.take() {
-            Some(open) if rng.chance(0.3) => self.zombies.push((open.writer, open.durable)),
+            Some(open) if !self.by_value && rng.chance(0.3) => self.zombies.push((open.writer, open.durable)),
             open => drop(open),
         }
         for close in [false, true] {
@@ -1017,13 +1030,13 @@ impl World {
 
 async fn history(seed: u64, keyed: bool, stormy: bool, trace: Arc<Mutex<Vec<String>>>) -> Tally {
     let mut rng = Rng::new(seed << 2 | u64::from(keyed) << 1 | u64::from(stormy));
-    let buckets = if rng.chance(0.5) { 1 } else { BUCKETS };
+    let buckets = *rng.pick(&[1, 1, 1, BUCKETS, BUCKETS, BY_VALUE]).unwrap();
     let weather = match (stormy, rng.chance(0.4)) {
         (false, _) => Weather::Fair,
         (true, false) => Weather::Stormy,
         (true, true) => Weather::StormyEverywhere,
     };
-    trace.lock().unwrap().push(format!("{buckets} shards, {weather:?}"));
+    trace.lock().unwrap().push(format!("{}, {weather:?}", sharding(buckets)));
     let mut world = World::new(keyed, buckets, weather, trace).await;
     for step in 0..STEPS {
         world.note(format!("step {step}"));

@@ -11,7 +11,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::prelude::SessionContext;
 use fencepost::wal::{ManifestStore, RetryPolicy, Shard, ShardManifest};
-use fencepost::{MemTableConfig, ShardId, ShardWriter, Sharding, Store, Table, TableOptions, WriterConfig};
+use fencepost::{MemTableConfig, ShardId, ShardWriter, Store, Table, TableOptions, WriterConfig};
 use fencepost_sim::FaultStore;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -120,20 +120,25 @@ pub(crate) fn schema() -> SchemaRef {
 
 /// A table with the key `id`.
 pub(crate) async fn keyed(bucket: &Bucket, buckets: u32) -> Table {
-    create(bucket, &["id"], buckets).await
+    create(bucket, &["id"], &by_id(buckets)).await
 }
 
 /// A table without a key.
 pub(crate) async fn keyless(bucket: &Bucket, buckets: u32) -> Table {
-    create(bucket, &[], buckets).await
+    create(bucket, &[], &by_id(buckets)).await
 }
 
-async fn create(bucket: &Bucket, key: &[&str], buckets: u32) -> Table {
-    let sharding = match buckets {
-        1 => Sharding::Unsharded,
-        buckets => Sharding::Bucket { column: "id".into(), buckets },
-    };
-    let options = TableOptions { primary_key: key.iter().map(|k| (*k).to_owned()).collect(), sharding };
+fn by_id(buckets: u32) -> String {
+    match buckets {
+        1 => "unsharded".to_owned(),
+        buckets => format!("bucket(id,{buckets})"),
+    }
+}
+
+/// A table sharded as this text says.
+pub(crate) async fn create(bucket: &Bucket, key: &[&str], sharding: &str) -> Table {
+    let primary_key = key.iter().map(|k| (*k).to_owned()).collect();
+    let options = TableOptions { primary_key, sharding: sharding.parse().unwrap() };
     Table::create(bucket.process().store, schema(), options).await.unwrap()
 }
 
