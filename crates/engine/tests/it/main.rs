@@ -8,6 +8,7 @@
 
 mod create;
 mod histories;
+mod interop;
 mod model;
 mod reads;
 mod schedules;
