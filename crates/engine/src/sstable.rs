@@ -1,9 +1,10 @@
-//! SSTables: a frozen MemTable as one Lance dataset of one fragment, in a folder that no other attempt has used. This
-//! module writes, opens and scans them, and knows the schema that MemTables and WAL entries share with them. It does
-//! not choose their rows (duplicate keys are resolved before) and does not publish them: a folder becomes an SSTable
-//! when the shard's manifest lists it.
+//! SSTables: a frozen MemTable as one Lance dataset of one fragment, in a folder that no other attempt has used, with
+//! sidecars for its keys. This module writes, opens and scans them, and knows the schema that MemTables and WAL entries share with them. It does not choose their
+//! rows (duplicate keys are resolved before) and does not publish them: a folder becomes an SSTable when the shard's
+//! manifest lists it.
 
 mod relabel;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use fencepost_wal::{Generation, ShardId};
+use futures::future::try_join;
 use futures::stream;
 use lance::Dataset;
 use lance::dataset::WriteParams;
@@ -29,6 +31,8 @@ use lance_table::io::commit::{CommitError, ManifestNamingScheme, write_manifest_
 use uuid::Uuid;
 
 pub(crate) use self::relabel::relabel;
+use self::sidecar::Sidecars;
+pub(crate) use self::sidecar::{BloomFilter, key_hashes};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 
@@ -63,7 +67,8 @@ pub(crate) fn storage_schema(base: &Dataset) -> SchemaRef {
 }
 
 /// Writes the rows, in the order given, as a dataset of one fragment with the base table's field ids and storage
-/// version. When it returns, every file is as durable as the store makes it.
+/// version; with a primary key also the sidecars, which need each key once. When it returns, every file is as durable
+/// as the store makes it. The dataset's manifest comes last, so a folder that has one is whole.
 ///
 /// `rel_dir` must come from [`relative_dir`] and a fresh [`directory_name`] at every attempt.
 ///
@@ -87,8 +92,12 @@ pub(crate) async fn write(
     // The ids come with the fields' metadata; `_tombstone` gets the next free one.
     let lance_schema = LanceSchema::try_from(schema.as_ref()).map_err(failed())?;
     let format = base.manifest().data_storage_format.clone();
-    let fragment = write_fragment(store, rel_dir, &lance_schema, &format, schema, batches).await.map_err(failed())?;
-    commit(store, rel_dir, lance_schema, format, fragment).await?;
+    let sidecars = Sidecars::of(&schema, &batches, primary_key).await?;
+    let config = sidecars.config()?;
+    let rows =
+        async { write_fragment(store, rel_dir, &lance_schema, &format, schema, batches).await.map_err(failed()) };
+    let (fragment, ()) = try_join(rows, sidecars.write(store, rel_dir)).await?;
+    commit(store, rel_dir, lance_schema, format, fragment, config).await?;
     Ok(meta)
 }
 
@@ -137,11 +146,13 @@ async fn commit(
     schema: LanceSchema,
     format: DataStorageFormat,
     fragment: Fragment,
+    config: HashMap<String, String>,
 ) -> Result<()> {
     let place = store.describe(Some(rel_dir));
     let failed = || Error::lance(format!("committing {place}"));
     let files: Vec<String> = fragment.files.iter().map(|file| file.path.clone()).collect();
     let mut manifest = Manifest::new(schema, Arc::new(vec![fragment]), format, HashMap::new());
+    manifest.config = config;
     apply_feature_flags(&mut manifest, false, false).map_err(failed())?;
     manifest.update_max_fragment_id();
     manifest.set_timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());

@@ -149,8 +149,11 @@ impl Store {
         &self.retry
     }
 
-    /// Reads an object; `None` if there is none.
-    pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
+    /// Reads an object; `None` if there is none. Repeated within the limits of [`retry`](Self::retry).
+    ///
+    /// # Errors
+    /// [`Error::Store`], the last attempt's failure.
+    pub async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
         self.retried("GET", path, || async {
             let read = async { self.inner.get(path).await?.bytes().await };
             match self.in_time(read).await {

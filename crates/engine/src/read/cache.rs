@@ -1,4 +1,4 @@
-//! Opened SSTables and their key sets, each loaded once for all readers of a table's handle. SSTables never change, so
+//! Opened SSTables, their bloom filters and their key sets, each loaded once for all readers of a table's handle. SSTables never change, so
 //! what was loaded stays true; what the newest snapshot no longer names is dropped.
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use crate::error::Result;
 use crate::key::{KeyEncoder, KeySet};
 use crate::lance_store::LanceStore;
-use crate::sstable;
+use crate::sstable::{self, BloomFilter};
 
 /// What was loaded of a table's SSTables.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct SsTableCache {
 #[derive(Debug, Default)]
 struct Loaded {
     dataset: OnceCell<Dataset>,
+    bloom_filter: OnceCell<Option<Arc<BloomFilter>>>,
     keys: OnceCell<Arc<KeySet>>,
 }
 
@@ -49,6 +50,16 @@ impl SsTableCache {
     pub(crate) async fn dataset(&self, rel_dir: &str) -> Result<Dataset> {
         let entry = self.entry(rel_dir);
         entry.dataset.get_or_try_init(|| sstable::open(&self.store, rel_dir)).await.cloned()
+    }
+
+    /// The bloom filter of an SSTable of a keyed table; `None` if there is none that can be believed.
+    pub(crate) async fn bloom_filter(&self, rel_dir: &str, primary_key: &[String]) -> Result<Option<Arc<BloomFilter>>> {
+        let entry = self.entry(rel_dir);
+        let load = || async {
+            let dataset = self.dataset(rel_dir).await?;
+            Ok(BloomFilter::load(&self.store, rel_dir, &dataset, primary_key).await?.map(Arc::new))
+        };
+        entry.bloom_filter.get_or_try_init(load).await.cloned()
     }
 
     /// Every key of an SSTable, those of tombstones too.

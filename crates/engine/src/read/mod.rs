@@ -2,9 +2,11 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
+mod predicate;
 mod provider;
 mod source;
 mod storage;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -14,15 +16,20 @@ use fencepost_wal::{Generation, ShardId, SsTable};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
 use crate::sstable;
 
 pub(crate) use cache::SsTableCache;
+use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use source::{Request, Source};
 pub(crate) use storage::snapshot_from_storage;
+use wanted::WantedKeys;
+
+/// Bloom filters that are loaded at once.
+const FILTERS_AT_ONCE: usize = 16;
 
 /// The generation of rows that were accepted and have not landed: newer than all.
 pub(crate) const OVERLAY: Generation = Generation::ZERO;
@@ -83,9 +90,34 @@ impl Snapshot {
 
     /// The sources, each with what hides its rows.
     pub(crate) fn sources(&self) -> Vec<Source> {
+        self.sources_of(&self.shards)
+    }
+
+    /// The sources that may hold one of these keys, each with what hides its rows. The base table is always one.
+    ///
+    /// What is left out is not missed as a hider either: it hides only rows of keys that it holds, which nobody asked
+    /// for. So such rows come to light here, and [`Source::read`] drops whatever has none of the keys.
+    pub(crate) async fn sources_holding(&self, wanted: &WantedKeys) -> Result<Vec<Source>> {
+        let mut views = Vec::with_capacity(self.shards.len());
+        for view in &self.shards {
+            let memtables = view.memtables.iter().filter(|memtable| wanted.any_in_memtable(memtable)).cloned();
+            let sstables = stream::iter(view.sstables.iter().cloned()).map(|sstable| async move {
+                let rel_dir = sstable::relative_dir(view.shard, &sstable.path);
+                let filter = self.cache.bloom_filter(&rel_dir, &self.format.primary_key).await?;
+                let holds = filter.is_none_or(|filter| wanted.any_in_sstable(&filter));
+                Ok::<_, Error>(holds.then_some(sstable))
+            });
+            let sstables =
+                sstables.buffered(FILTERS_AT_ONCE).try_filter_map(|held| std::future::ready(Ok(held))).try_collect();
+            views.push(ShardView { shard: view.shard, memtables: memtables.collect(), sstables: sstables.await? });
+        }
+        Ok(self.sources_of(&views))
+    }
+
+    fn sources_of(&self, shards: &[ShardView]) -> Vec<Source> {
         let mut sources = Vec::new();
         let mut all_newer: Vec<Source> = Vec::new();
-        for view in &self.shards {
+        for view in shards {
             let mut newer: Vec<Source> = Vec::new();
             let memtables = view.memtables.iter().cloned().map(Source::memtable);
             let sstables = view

@@ -15,13 +15,14 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::TryStreamExt;
 
-use super::{Request, Snapshot, Source};
+use super::{Candidates, Request, Snapshot, Source, WantedKeys};
 use crate::error::Error;
 
 /// One moment of a table. The same query gives the same answer while writes and flushes go on.
 ///
 /// Filters are pushed to the sources to read less, and evaluated again above them: a row whose newest version does
-/// not match never comes back as an older one.
+/// not match never comes back as an older one. If they name few keys, only sources that may hold one of these are
+/// read; which ones is found out when the scan is planned.
 #[derive(Debug)]
 pub(crate) struct LsmTable {
     snapshot: Arc<Snapshot>,
@@ -58,8 +59,14 @@ impl TableProvider for LsmTable {
             Some(columns) => Arc::new(self.schema().project(columns)?),
             None => self.schema(),
         };
-        let request = Arc::new(Request::new(Arc::clone(&schema), filters, &self.schema())?);
-        let partitions = self.snapshot.sources().into_iter().map(|source| {
+        let candidates = Candidates::of(filters, &self.schema());
+        let wanted = WantedKeys::of(&candidates, &self.snapshot.format)?;
+        let sources = match &wanted {
+            Some(wanted) => self.snapshot.sources_holding(wanted).await?,
+            None => self.snapshot.sources(),
+        };
+        let request = Arc::new(Request::new(Arc::clone(&schema), filters, &self.schema(), wanted)?);
+        let partitions = sources.into_iter().map(|source| {
             let (snapshot, request) = (Arc::clone(&self.snapshot), Arc::clone(&request));
             Arc::new(SourcePartition { snapshot, request, source }) as Arc<dyn PartitionStream>
         });

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::Snapshot;
+use super::{Snapshot, WantedKeys};
 use crate::error::{Error, Result};
 use crate::key::{KeyEncoder, KeySet};
 use crate::memtable::MemTableSnapshot;
@@ -47,20 +47,23 @@ pub(crate) struct Request {
     /// A row that does not match may be left out; one that matches must not. Applied to the rows of a source, never
     /// to those that hide them.
     filter: Option<Expr>,
+    /// If the filters allow only these keys: no row of another one is passed on. Sources without these keys are left
+    /// out, so a row of another key may be one that they hide, and a row that nobody can see must not fail a query.
+    wanted: Option<WantedKeys>,
 }
 
 impl Request {
     pub(crate) fn all_columns(snapshot: &Snapshot) -> Self {
         let schema = Arc::clone(&snapshot.format.user);
-        Self { columns: schema.fields().iter().map(|f| f.name().clone()).collect(), schema, filter: None }
+        Self { columns: schema.fields().iter().map(|f| f.name().clone()).collect(), schema, filter: None, wanted: None }
     }
 
-    /// The columns of `schema`, and the filters of a query on the columns of `table`.
-    pub(crate) fn new(schema: SchemaRef, filters: &[Expr], table: &Schema) -> Result<Self> {
+    /// The columns of `schema`, the filters of a query on the columns of `table`, and the keys that these allow.
+    pub(crate) fn new(schema: SchemaRef, filters: &[Expr], table: &Schema, wanted: Option<WantedKeys>) -> Result<Self> {
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
         let filters = filters.iter().filter(|f| pushes_down(f, table)).cloned().map(unqualified);
         let filters = filters.collect::<Result<Vec<_>, DataFusionError>>()?;
-        Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and) })
+        Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and), wanted })
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -161,18 +164,19 @@ impl Source {
             Some(encoder) => Hiding::load(&self.newer, &snapshot, encoder).await?,
             None => Hiding::default(),
         };
-        let batches = self.raw(&snapshot, &request, !hiding.is_empty()).await?;
+        let with_keys = !hiding.is_empty() || request.wanted.is_some();
+        let batches = self.raw(&snapshot, &request, with_keys).await?;
         let schema = Arc::clone(request.schema());
         let visible = batches.map(move |batch| {
             let batch = batch?;
-            let shown = visible(&batch, keys.as_ref(), &hiding)?;
+            let shown = visible(&batch, keys.as_ref(), &hiding, request.wanted.as_ref())?;
             Ok(conform(&shown, &request.schema)?)
         });
         let visible = visible.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, visible)))
     }
 
-    /// The source's own rows with the columns of the request, the key columns if rows may be hidden, and the
+    /// The source's own rows with the columns of the request, the key columns if rows are chosen by key, and the
     /// tombstone column if the source has one.
     async fn raw(&self, snapshot: &Snapshot, request: &Request, with_keys: bool) -> Result<SendableRecordBatchStream> {
         let mut columns = request.columns.clone();
@@ -239,20 +243,32 @@ impl Hiding {
     }
 }
 
-fn visible(batch: &RecordBatch, keys: Option<&KeyEncoder>, hiding: &Hiding) -> Result<RecordBatch> {
+/// The rows of a source that are in the answer as far as keys and tombstones decide it.
+fn visible(
+    batch: &RecordBatch,
+    keys: Option<&KeyEncoder>,
+    hiding: &Hiding,
+    wanted: Option<&WantedKeys>,
+) -> Result<RecordBatch> {
     let mut shown: Option<BooleanBuffer> = None;
-    if let (Some(encoder), false) = (keys, hiding.is_empty()) {
-        shown = Some(!&hiding.hidden(&encoder.encode(batch)?));
+    let mut only = |rows: BooleanBuffer| {
+        shown = Some(match &shown {
+            Some(shown) => shown & &rows,
+            None => rows,
+        });
+    };
+    if let Some(encoder) = keys.filter(|_| wanted.is_some() || !hiding.is_empty()) {
+        let keys = encoder.encode(batch)?;
+        if let Some(wanted) = wanted {
+            only(wanted.among(&keys));
+        }
+        only(!&hiding.hidden(&keys));
     }
     if let Some(tombstones) = batch.column_by_name(TOMBSTONE) {
         let Some(tombstones) = tombstones.as_boolean_opt() else {
             return Err(Error::InvalidBatch(format!("`{TOMBSTONE}` is {} in an SSTable", tombstones.data_type())));
         };
-        let alive = !tombstones.values();
-        shown = Some(match shown {
-            Some(shown) => &shown & &alive,
-            None => alive,
-        });
+        only(!tombstones.values());
     }
     match shown {
         Some(mask) if mask.count_set_bits() < mask.len() => {

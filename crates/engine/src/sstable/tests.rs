@@ -185,7 +185,9 @@ async fn a_commit_whose_answer_was_lost_is_recognised_and_anothers_is_not() {
         let schema = Arc::clone(&schema);
         fragments.push(write_fragment(&store, &dir, &lance_schema, &format, schema, batches).await.unwrap());
     }
-    let attempt = |fragment: &Fragment| commit(&store, &dir, lance_schema.clone(), format.clone(), fragment.clone());
+    let attempt = |fragment: &Fragment| {
+        commit(&store, &dir, lance_schema.clone(), format.clone(), fragment.clone(), HashMap::new())
+    };
     attempt(&fragments[0]).await.unwrap();
     attempt(&fragments[0]).await.unwrap();
     assert!(matches!(attempt(&fragments[1]).await, Err(Error::Lance { .. })));
