@@ -207,3 +207,20 @@ async fn our_sstables_are_datasets_with_the_base_tables_field_ids() {
         sstable.validate().await.unwrap();
     }
 }
+
+/// Lance's own read path over the base table and our SSTables. It opens `_pk_index` of every SSTable, so it cannot read
+/// a table without a key, ours or its own.
+#[tokio::test]
+async fn its_lsm_reader_resolves_our_sstables() {
+    let place = Place::new(true).await;
+    let ours = place.ours(config()).await;
+    for round in 0..3 {
+        ours.put(rows(&[(1, round), (2 + round, round), (10 + round, round)])).await.unwrap();
+        ours.delete(keys(&[1 + round])).await.unwrap();
+        ours.flush().await.unwrap();
+    }
+    ours.close().await.unwrap();
+    let found = place.lance().await.lsm_scan().await;
+    assert_eq!(found, place.seen().await);
+    assert_eq!(found, [(1, Some(2)), (4, Some(2)), (10, Some(0)), (11, Some(1)), (12, Some(2))]);
+}

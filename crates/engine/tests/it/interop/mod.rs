@@ -5,7 +5,10 @@
 //! [`lance::Lance`] and [`lance::LanceWriter`] are Lance's; [`model::Model`] says what the rows must be.
 
 mod lance;
+mod model;
 mod place;
 
 mod lance_reads;
+mod schedules;
 mod takeover;
+mod turns;

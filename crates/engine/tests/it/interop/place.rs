@@ -34,6 +34,23 @@ impl Place {
         place
     }
 
+    /// The same bytes at another place.
+    pub(crate) fn copy(&self) -> Self {
+        fn copy(from: &std::path::Path, to: &std::path::Path) {
+            std::fs::create_dir(to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap() {
+                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.as_ref().unwrap().file_name()));
+                match from.is_dir() {
+                    true => copy(&from, &to),
+                    false => assert!(std::fs::copy(from, to).is_ok()),
+                }
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        copy(&self.folder.path().join("t"), &folder.path().join("t"));
+        Self { folder }
+    }
+
     /// The table's path: what Lance opens.
     pub(crate) fn path(&self) -> String {
         self.folder.path().join("t").to_str().unwrap().to_owned()
