@@ -81,7 +81,7 @@ impl Place {
 
     /// The first shard.
     pub(crate) async fn shard(&self) -> Shard {
-        Shard::new(self.store(), self.table().await.shard_ids()[0])
+        Shard::new(self.store(), self.table().await.shard_ids().await.unwrap()[0])
     }
 
     /// The first shard's newest manifest.
@@ -96,7 +96,7 @@ impl Place {
 
     /// A fresh Lance on the same bytes.
     pub(crate) async fn lance(&self) -> Lance {
-        Lance::open(&self.path(), self.table().await.shard_ids()[0]).await
+        Lance::open(&self.path(), self.table().await.shard_ids().await.unwrap()[0]).await
     }
 
     /// Lance takes the first shard over.

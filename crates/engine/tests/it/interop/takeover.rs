@@ -188,7 +188,7 @@ async fn a_sharded_table_goes_from_hand_to_hand_shard_by_shard() {
     writer.put(crate::support::ids(0..30)).await.unwrap();
     drop(writer);
     let mut expected = Vec::new();
-    for shard in table.shard_ids() {
+    for shard in table.shard_ids().await.unwrap() {
         let before = fencepost::wal::ManifestStore::new(fencepost::wal::Shard::new(place.store(), shard));
         let entries = before.latest_existing().await.unwrap().shard_field_entries;
         assert_eq!(entries.len(), 1);
