@@ -5,10 +5,11 @@
 //! [`lance::Lance`] and [`lance::LanceWriter`] are Lance's; [`model::Model`] says what the rows must be.
 
 mod lance;
-mod model;
-mod place;
+pub(crate) mod model;
+pub(crate) mod place;
 
 mod lance_reads;
+mod merging;
 mod schedules;
 mod takeover;
 mod turns;

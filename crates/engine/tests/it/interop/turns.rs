@@ -131,6 +131,8 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
             table.delete(&[3]).await;
             table.owner.flush().await;
             table.check("Lance's SSTable").await;
+            table.place.merge().await;
+            table.check("what both flushed is merged").await;
             table.put(&[(3, v + 2), (6, v + 2)]).await;
             table.delete(&[2, 5]).await;
             table.to_fencepost(small(2)).await.must_be_fenced().await;
@@ -151,6 +153,8 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
         }
         table.owner.close().await;
         assert_eq!(table.place.seen().await, table.model.rows());
+        table.place.merge().await;
+        assert_eq!(table.place.base().await, table.model.rows());
         let fencepost::Inspection { shards, .. } = table.place.table().await.inspect().await.unwrap();
         assert_eq!((shards[0].replay_after, shards[0].rows_in_log), (shards[0].tail, 0));
     }
@@ -172,7 +176,7 @@ async fn history(seed: u64) {
     let mut table = Table::new(seed % 2 == 0).await;
     let mut v = 0;
     for step in 0..60 {
-        match rng.below(20) {
+        match rng.below(21) {
             0..=9 => {
                 let pairs: Vec<(i64, i64)> = (0..=rng.below(3)).map(|_| (rng.below(12) as i64, next(&mut v))).collect();
                 // Of two rows of one key in one batch the last wins, for both.
@@ -180,6 +184,7 @@ async fn history(seed: u64) {
             }
             10..=12 => table.delete(&[rng.below(12) as i64, rng.below(12) as i64]).await,
             13..=14 => table.owner.flush().await,
+            20 => drop(table.place.merge().await),
             15 => table.check(&format!("seed {seed}, step {step}")).await,
             takeover => {
                 let what = format!("seed {seed}, step {step}, takeover {takeover}");
@@ -203,7 +208,9 @@ async fn history(seed: u64) {
     assert_eq!(table.place.seen().await, table.model.rows(), "seed {seed}");
     let theirs = table.place.theirs().await;
     assert_eq!(theirs.seen().await, table.model.rows(), "seed {seed}");
-    theirs.die().await;
+    theirs.close().await;
+    table.place.merge().await;
+    assert_eq!(table.place.base().await, table.model.rows(), "seed {seed}");
 }
 
 fn next(v: &mut i64) -> i64 {
