@@ -18,8 +18,9 @@ pub struct WriterConfig {
     pub open: OpenOptions,
     /// The MemTable's limits; `None` for WAL-only: rows go to the log and stay there until a consumer truncates it.
     pub memtable: Option<MemTableConfig>,
-    /// Shards that a [`TableWriter`](crate::TableWriter) has open at most. A table sharded by the values of a column
-    /// gets a shard with each new value; a column with more values than this is the wrong one. Default 1024.
+    /// Shards that a [`TableWriter`](crate::TableWriter) has open at most, each with memory limits of its own. A table
+    /// sharded by the values of a column gets a shard with each new value; a column with more values than this is the
+    /// wrong one. Default 1024.
     pub max_shards: usize,
 }
 

@@ -34,7 +34,9 @@ pub enum Sharding {
         buckets: u32,
     },
     /// Each value of one column has a shard of its own, as the `identity` transform of Lance's MemWAL says; null is
-    /// a value too. A shard is made when the first row with its value is written.
+    /// a value too. A shard is made when the first row with its value is written. Until then nobody owns it: a
+    /// writer that was replaced, and has not noticed, may still make the shard of a value that its successor has not
+    /// written yet.
     Identity {
         /// The column, of integers, strings (Utf8 or LargeUtf8) or Booleans. In a table with a primary key it is
         /// part of the key.

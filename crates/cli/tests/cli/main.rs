@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod exit_codes;
 mod flights;
+mod foreign;
 mod pipes;
 mod round_trip;
 #[cfg(unix)]
