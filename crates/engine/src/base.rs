@@ -23,6 +23,7 @@ use lance_index::mem_wal::MemWalIndexDetails;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
+pub(crate) use self::indexes::IndexCoverage;
 use self::shard_ids::{TableSpec, shard_id_for};
 use self::table_id::{TABLE_ID_KEY, table_id};
 use crate::error::{Error, Result};
