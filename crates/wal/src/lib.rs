@@ -47,6 +47,8 @@ mod appender;
 mod claim;
 mod entry;
 mod error;
+#[cfg(test)]
+mod golden;
 mod ids;
 mod liveness;
 mod manifest;

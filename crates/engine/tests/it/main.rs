@@ -8,6 +8,7 @@
 
 mod create;
 mod foreign;
+mod golden;
 mod histories;
 mod identity;
 mod interop;

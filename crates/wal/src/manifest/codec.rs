@@ -101,6 +101,11 @@ struct ExtensionMessage {
 }
 const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 13, 14, 15];
 
+/// The bytes of the hint file, which other readers start from.
+pub(super) fn encode_hint(version: ManifestVersion) -> Vec<u8> {
+    format!("{{\"version\":{version}}}").into_bytes()
+}
+
 /// The bytes of a manifest object.
 pub(super) fn encode(manifest: &ShardManifest) -> Vec<u8> {
     let message = ManifestMessage {

@@ -69,6 +69,30 @@ fn a_manifest_under_the_wrong_name_or_of_a_newer_format_is_refused() {
     assert!(decoded(&encode(&newer)).unwrap_err().to_string().contains("use a newer one"));
 }
 
+/// Every field of ours is set, every level has a field of a later version.
+#[test]
+fn golden_manifest() {
+    let later = |n: u8| [0xb2, 0x06, 0x02, b'v', n]; // tag 102, two bytes
+    let mut manifest = sample();
+    manifest.status = ShardStatus::Sealed;
+    manifest.unknown = later(b'1').to_vec();
+    let sstable = &mut manifest.sstables[1];
+    (sstable.in_memory_bytes, sstable.primary_key_bytes) = (Some(4096), Some(1600));
+    sstable.unknown = later(b'2').to_vec();
+    let extension = manifest.extension.as_mut().unwrap();
+    (extension.unadopted, extension.deleted) = (true, true);
+    extension.unknown = later(b'3').to_vec();
+    let committed = crate::golden::committed("manifest.binpb", &encode(&manifest));
+    assert_eq!(decoded(&committed).unwrap(), manifest);
+}
+
+/// What Lance parses: one number under one name.
+#[test]
+fn golden_version_hint() {
+    let committed = crate::golden::committed("version_hint.json", &encode_hint(ManifestVersion::new(42)));
+    assert_eq!(committed.as_ref(), b"{\"version\":42}");
+}
+
 proptest! {
     #[test]
     fn a_truncated_manifest_is_refused(cut in 0usize..10_000) {

@@ -276,9 +276,8 @@ impl ManifestStore {
     fn leave_hint(&self, version: ManifestVersion) {
         let store = Arc::clone(self.shard.store().object_store());
         let path = self.shard.hint_path();
-        let hint = format!("{{\"version\":{version}}}");
         tokio::spawn(async move {
-            if let Err(error) = store.put(&path, hint.into_bytes().into()).await {
+            if let Err(error) = store.put(&path, codec::encode_hint(version).into()).await {
                 tracing::debug!(%path, %error, "the version hint was not written");
             }
         });

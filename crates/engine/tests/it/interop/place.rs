@@ -36,19 +36,19 @@ impl Place {
 
     /// The same bytes at another place.
     pub(crate) fn copy(&self) -> Self {
-        fn copy(from: &std::path::Path, to: &std::path::Path) {
-            std::fs::create_dir(to).unwrap();
-            for entry in std::fs::read_dir(from).unwrap() {
-                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.as_ref().unwrap().file_name()));
-                match from.is_dir() {
-                    true => copy(&from, &to),
-                    false => assert!(std::fs::copy(from, to).is_ok()),
-                }
-            }
-        }
-        let folder = tempfile::tempdir().unwrap();
-        copy(&self.folder.path().join("t"), &folder.path().join("t"));
-        Self { folder }
+        Self::copy_of(self.path().as_ref())
+    }
+
+    /// A copy of the table in this folder.
+    pub(crate) fn copy_of(table: &std::path::Path) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        copy_folder(table, place.path().as_ref());
+        place
+    }
+
+    /// Copies the table to a folder that does not exist.
+    pub(crate) fn copy_to(&self, to: &std::path::Path) {
+        copy_folder(self.path().as_ref(), to);
     }
 
     /// The table's path: what Lance opens.
@@ -132,4 +132,16 @@ impl Place {
 /// An object's file.
 pub(crate) fn file(object: &Path) -> PathBuf {
     std::path::Path::new("/").join(object.as_ref())
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy_folder(&from, &to),
+            false => assert!(std::fs::copy(from, to).is_ok()),
+        }
+    }
 }

@@ -149,6 +149,49 @@ async fn a_takeover_by_lance_fences_us_before_we_acknowledge_anything_more() {
     theirs.die().await;
 }
 
+/// Lance looks for the first free position from `wal_entry_position_last_seen` on, and lists the log if nothing stands
+/// there: then its sentinel would go behind our stragglers, and our writer would find the position in front of them free.
+#[tokio::test]
+async fn lances_sentinel_goes_where_our_writer_will_write_also_in_front_of_stragglers() {
+    let place = Place::new(true).await;
+    let ours = place.ours(config()).await;
+    ours.put(rows(&[(1, 1)])).await.unwrap();
+    place.straggle(2, 5).await;
+    let theirs = place.theirs().await;
+    let error = ours.put(rows(&[(2, 2)])).await.unwrap_err();
+    assert!(matches!(error, Error::Wal(WalError::Fenced { .. })), "{error}");
+    assert!(place.entry_file(3).await.exists() && !place.entry_file(6).await.exists());
+    theirs.put(&[(3, 3)]).await;
+    assert_eq!(theirs.seen().await, [(1, Some(1)), (3, Some(3))]);
+    theirs.die().await;
+    assert_eq!(place.seen().await, [(1, Some(1)), (3, Some(3))]);
+}
+
+/// Lance may publish a generation whose last entries are still above R, and goes by their stamps. So do we.
+#[tokio::test]
+async fn entries_of_a_generation_that_lance_published_are_not_replayed_again() {
+    let place = Place::new(false).await;
+    let theirs = place.theirs().await;
+    theirs.put(&[(1, 1)]).await;
+    theirs.put(&[(2, 2)]).await;
+    theirs.flush().await;
+    theirs.put(&[(3, 3)]).await;
+    let lower = |m: &lance_table::system_index::mem_wal::ShardManifest| {
+        let mut next = m.clone();
+        (next.version, next.replay_after_wal_entry_position) = (m.version + 1, 1);
+        next
+    };
+    theirs.writer.manifest_store().commit_update(theirs.writer.epoch(), lower).await.unwrap();
+    theirs.die().await;
+    let expected = [(1, Some(1)), (2, Some(2)), (3, Some(3))];
+    assert_eq!(place.manifest().await.replay_after.get(), 1);
+    assert_eq!(place.seen().await, expected);
+    let ours = place.ours(config()).await;
+    assert_eq!(scanned(&ours).await, expected);
+    ours.close().await.unwrap();
+    assert_eq!(place.seen().await, expected);
+}
+
 /// A newer Lance may know more fields than this one: ours keeps them at every level.
 #[tokio::test]
 async fn fields_that_we_do_not_know_survive_our_takeover() {
