@@ -1,14 +1,13 @@
 //! The bytes of one WAL entry: an Arrow IPC stream with the writer's identity in its schema metadata, then a
 //! trailer that proves the object whole. Knows nothing of stores or of which entries are live.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -24,6 +23,10 @@ const KEY_EPOCH: &str = "writer_epoch";
 const KEY_SENTINEL: &str = "fence_sentinel";
 const KEY_GENERATION: &str = "generation";
 const KEY_WRITER_ID: &str = "fencepost.writer_id";
+/// The last column of an entry of MemTable rows. In such an entry the writer's id is metadata of this field instead of
+/// the schema: Lance's replay takes over batches whose fields are its MemTable's as they are, and then refuses metadata
+/// that the MemTable's schema has not. Fields that differ, if only by this, it brings to its own schema first.
+const TOMBSTONE_FIELD: &str = "_tombstone";
 const RESERVED_KEYS: [&str; 4] = [KEY_EPOCH, KEY_SENTINEL, KEY_GENERATION, KEY_WRITER_ID];
 
 const TRAILER_MAGIC: &[u8; 4] = b"FPW1";
@@ -101,18 +104,30 @@ pub(crate) fn encode_sentinel(writer: &WriterIdentity) -> Result<Bytes> {
     encode(&tagged(&Arc::new(Schema::empty()), writer, true), &[])
 }
 
-fn tagged(schema: &SchemaRef, writer: &WriterIdentity, sentinel: bool) -> Schema {
-    let mut metadata = without_reserved(schema.metadata());
+fn tagged(schema: &Schema, writer: &WriterIdentity, sentinel: bool) -> Schema {
+    let Schema { fields, mut metadata } = untagged(schema);
     metadata.insert(KEY_EPOCH.into(), writer.epoch.to_string());
-    metadata.insert(KEY_WRITER_ID.into(), writer.writer_id.as_hyphenated().to_string());
     if sentinel {
         metadata.insert(KEY_SENTINEL.into(), "true".into());
     }
-    Schema::new_with_metadata(schema.fields().clone(), metadata)
+    let writer_id = (KEY_WRITER_ID.to_owned(), writer.writer_id.as_hyphenated().to_string());
+    let mut fields: Vec<FieldRef> = fields.iter().cloned().collect();
+    match fields.last_mut().filter(|field| field.name() == TOMBSTONE_FIELD) {
+        Some(field) => Arc::make_mut(field).metadata_mut().extend([writer_id]),
+        None => metadata.extend([writer_id]),
+    }
+    Schema::new_with_metadata(fields, metadata)
 }
 
-fn without_reserved(metadata: &HashMap<String, String>) -> HashMap<String, String> {
-    metadata.iter().filter(|(k, _)| !RESERVED_KEYS.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+/// The schema without the log's own metadata.
+fn untagged(schema: &Schema) -> Schema {
+    let mut metadata = schema.metadata().clone();
+    metadata.retain(|key, _| !RESERVED_KEYS.contains(&key.as_str()));
+    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+    if let Some(field) = fields.last_mut().filter(|field| field.metadata().contains_key(KEY_WRITER_ID)) {
+        Arc::make_mut(field).metadata_mut().remove(KEY_WRITER_ID);
+    }
+    Schema::new_with_metadata(fields, metadata)
 }
 
 fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch> {
@@ -173,15 +188,14 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
     let decoded = std::panic::catch_unwind(|| decode_stream(stream));
     let (schema, batches) = decoded.unwrap_or_else(|_| Err("it is no Arrow stream".into())).map_err(corrupt)?;
 
-    let metadata = schema.metadata();
-    let EntryHead { writer_epoch, writer_id, generation, is_sentinel } = EntryHead::of(metadata).map_err(corrupt)?;
+    let EntryHead { writer_epoch, writer_id, generation, is_sentinel } = EntryHead::of(&schema).map_err(corrupt)?;
     if writer_id.is_some() && !sealed {
         return Err(corrupt("its trailer is missing: it was truncated".into()));
     }
     if is_sentinel && batches.iter().any(|b| b.num_rows() > 0) {
         return Err(corrupt("it is a fence sentinel with rows".into()));
     }
-    let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), without_reserved(metadata)));
+    let schema: SchemaRef = Arc::new(untagged(&schema));
     let batches = batches
         .into_iter()
         .map(|batch| {
@@ -213,7 +227,9 @@ pub(crate) struct EntryHead {
 }
 
 impl EntryHead {
-    fn of(metadata: &HashMap<String, String>) -> Result<Self, String> {
+    fn of(schema: &Schema) -> Result<Self, String> {
+        let metadata = schema.metadata();
+        let of_last_field = || schema.fields().last()?.metadata().get(KEY_WRITER_ID);
         let number = |key: &str| {
             let parse = |v: &String| v.parse().map_err(|_| format!("its `{key}` is {v:?}, not a number"));
             metadata.get(key).map(parse).transpose()
@@ -222,7 +238,7 @@ impl EntryHead {
         let parse_id = |id: &String| Uuid::parse_str(id).map_err(|e| format!("its `{KEY_WRITER_ID}` is {id:?}: {e}"));
         Ok(Self {
             writer_epoch: Epoch::new(writer_epoch),
-            writer_id: metadata.get(KEY_WRITER_ID).map(parse_id).transpose()?,
+            writer_id: metadata.get(KEY_WRITER_ID).or_else(of_last_field).map(parse_id).transpose()?,
             generation: number(KEY_GENERATION)?.map(Generation::new),
             is_sentinel: metadata.get(KEY_SENTINEL).is_some_and(|v| v == "true"),
         })
@@ -240,7 +256,7 @@ impl EntryHead {
             while decoder.schema().is_none() && !buffer.is_empty() {
                 decoder.decode(&mut buffer).map_err(|e| e.to_string())?;
             }
-            decoder.schema().map(|schema| Self::of(schema.metadata())).transpose()
+            decoder.schema().map(|schema| Self::of(&schema)).transpose()
         });
         let peeked = peeked.unwrap_or_else(|_| Err("it is no Arrow stream".into()));
         peeked.map_err(|reason| Error::corrupt(object, reason))

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::collections::HashMap;
+
 use arrow_array::{ArrayRef, Int64Array, StringArray};
 use arrow_schema::{DataType, Field};
 use proptest::prelude::*;
@@ -60,6 +62,25 @@ fn reserved_metadata_of_the_caller_is_replaced_and_other_metadata_kept() {
     assert!(!entry.is_sentinel && entry.generation.is_none());
     assert_eq!(entry.schema.metadata().len(), 1);
     assert_eq!(entry.schema.metadata()["owner"], "ann");
+}
+
+/// Lance removes its own metadata from an entry and no other, and its MemTable takes batches of exactly its schema.
+#[test]
+fn an_entry_of_memtable_rows_has_no_schema_metadata_but_lances_and_fields_that_differ_from_the_memtables() {
+    let flags: ArrayRef = Arc::new(arrow_array::BooleanArray::from(vec![false, true]));
+    let rows = RecordBatch::try_from_iter_with_nullable(vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef, false),
+        (TOMBSTONE_FIELD, flags, false),
+    ])
+    .unwrap();
+    let bytes = encode_rows(&rows.schema(), std::slice::from_ref(&rows), &writer()).unwrap();
+    let stream = arrow_ipc::reader::StreamReader::try_new(bytes.as_ref(), None).unwrap();
+    assert_eq!(stream.schema().metadata().keys().collect::<Vec<_>>(), [KEY_EPOCH]);
+    assert_ne!(stream.schema().fields(), rows.schema().fields());
+    let entry = decoded(&bytes).unwrap();
+    assert!(entry.is_by(&writer()));
+    assert_eq!((entry.schema, entry.batches), (rows.schema(), vec![rows]));
+    assert!(decoded(&bytes.slice(..bytes.len() - TRAILER_BYTES)).unwrap_err().to_string().contains("trailer"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod create;
 mod foreign;
 mod histories;
 mod identity;
+mod interop;
 mod merge;
 mod merge_lance;
 mod merge_schedules;

@@ -2,7 +2,6 @@
 //! requests, wake up late or never, meet lost answers and 409s, and leave requests on the wire when they are killed.
 //! Whoever looks sees what the model says, and in the end the base table alone has it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use object_store::memory::InMemory;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
+use crate::interop::model::Model;
 use crate::merge::{merge, only_in_base};
 use crate::support::*;
 
@@ -34,30 +34,6 @@ async fn empty_table(key: bool) -> Bucket {
         memory
     });
     Bucket::on(Arc::new(made.await.fork()))
-}
-
-/// What the table holds.
-enum Model {
-    Keyed(BTreeMap<i64, i64>),
-    Keyless(Vec<(i64, i64)>),
-}
-
-impl Model {
-    fn put(&mut self, rows: &[(i64, i64)]) {
-        match self {
-            Self::Keyed(map) => map.extend(rows.iter().copied()),
-            Self::Keyless(list) => list.extend(rows),
-        }
-    }
-
-    fn seen(&self) -> Vec<(i64, Option<i64>)> {
-        let mut seen: Vec<_> = match self {
-            Self::Keyed(map) => map.iter().map(|(id, v)| (*id, Some(*v))).collect(),
-            Self::Keyless(list) => list.iter().map(|(id, v)| (*id, Some(*v))).collect(),
-        };
-        seen.sort_unstable();
-        seen
-    }
 }
 
 /// A merger that has not finished.
@@ -84,7 +60,7 @@ impl Schedule {
         let mut rng = Rng::new(seed);
         let key = rng.chance(0.6);
         let bucket = empty_table(key).await;
-        let model = if key { Model::Keyed(BTreeMap::new()) } else { Model::Keyless(Vec::new()) };
+        let model = Model::new(key);
         let writer = bucket.process().writer(config()).await;
         Self { seed, rng, bucket, model, writer, mergers: [None, None], gone: Vec::new(), told: Vec::new() }
     }
@@ -114,11 +90,9 @@ impl Schedule {
         self.model.put(&rows);
         self.writer.put(crate::support::rows(&rows)).await.unwrap();
         let mut deleted = Vec::new();
-        if let Model::Keyed(map) = &mut self.model
-            && self.rng.chance(0.5)
-        {
+        if matches!(self.model, Model::Keyed(_)) && self.rng.chance(0.5) {
             deleted = (0..1 + self.rng.below(3)).map(|_| self.rng.below(KEYS) as i64).collect();
-            map.retain(|id, _| !deleted.contains(id));
+            self.model.delete(&deleted);
             self.writer.delete(keys(&deleted)).await.unwrap();
         }
         self.writer.flush().await.unwrap();
@@ -211,7 +185,7 @@ impl Schedule {
 
     async fn look(&mut self) {
         self.tell("look");
-        assert_eq!(self.bucket.seen().await, self.model.seen(), "{}", self.story());
+        assert_eq!(self.bucket.seen().await, self.model.rows(), "{}", self.story());
     }
 
     async fn finish(mut self) {
@@ -227,7 +201,7 @@ impl Schedule {
         self.look().await;
         merge(&self.bucket.table().await).await;
         self.tell("merge the rest");
-        assert_eq!(only_in_base(&self.bucket).await, self.model.seen(), "{}", self.story());
+        assert_eq!(only_in_base(&self.bucket).await, self.model.rows(), "{}", self.story());
     }
 
     fn story(&self) -> String {
