@@ -8,7 +8,9 @@
 
 mod create;
 mod histories;
+mod lance_reads;
 mod model;
+mod points;
 mod reads;
 mod schedules;
 mod support;
