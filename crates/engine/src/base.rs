@@ -6,6 +6,7 @@ mod create;
 mod shard_ids;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

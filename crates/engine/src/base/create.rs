@@ -24,8 +24,9 @@ use lance_table::system_index::mem_wal::new_mem_wal_index_meta;
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::types::{check_types, stored};
 use super::{Found, TABLE_ID_KEY, find, is_key_metadata, mem_wal_details, shard_ids};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, without_location};
 use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
 use crate::sharding::Sharding;
@@ -143,8 +144,8 @@ fn exists(store: &LanceStore) -> Error {
     Error::TableExists { url: store.describe(None) }
 }
 
-/// The schema as it is written: the user's columns, those of the key marked as Lance's unenforced primary key, with
-/// their place in a composite one, and non-nullable, which Lance demands.
+/// The schema as it is written: the user's columns, in types that Lance stores, those of the key marked as Lance's
+/// unenforced primary key, with their place in a composite one, and non-nullable, which Lance demands.
 pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<LanceSchema> {
     check_columns(schema, primary_key)?;
     let fields = schema.fields().iter().map(|field| {
@@ -157,20 +158,11 @@ pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<La
             metadata.insert(LANCE_UNENFORCED_PRIMARY_KEY_POSITION.to_owned(), (place + 1).to_string());
         }
         let nullable = field.is_nullable() && place.is_none();
-        field.as_ref().clone().with_nullable(nullable).with_metadata(metadata)
+        stored(field).with_nullable(nullable).with_metadata(metadata)
     });
     let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata().clone());
-    let schema = LanceSchema::try_from(&schema)
-        .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {e}")))?;
-    // Lance writes both in another form than it is given, which the write path here does not do.
-    let special = |field: &&lance_core::datatypes::Field| field.is_blob() || field.logical_type.to_string() == "json";
-    if let Some(field) = schema.fields_pre_order().find(special) {
-        return Err(Error::NotSupported(format!(
-            "column `{}` is a blob or JSON extension type; use plain Binary or Utf8",
-            field.name
-        )));
-    }
-    Ok(schema)
+    LanceSchema::try_from(&schema)
+        .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {}", without_location(&e))))
 }
 
 fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
@@ -193,6 +185,7 @@ fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
             return invalid(format!("two columns have the name `{name}`"));
         }
     }
+    check_types(schema)?;
     let mut keys = HashSet::new();
     for key in primary_key {
         if !names.contains(key) {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod create;
+mod every_type;
 mod histories;
 mod lance_reads;
 mod model;
@@ -14,4 +15,5 @@ mod points;
 mod reads;
 mod schedules;
 mod support;
+mod types;
 mod writer;
