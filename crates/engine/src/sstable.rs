@@ -93,11 +93,20 @@ pub(crate) async fn write(
     // The ids come with the fields' metadata; `_tombstone` gets the next free one.
     let lance_schema = LanceSchema::try_from(schema.as_ref()).map_err(failed())?;
     let format = base.manifest().data_storage_format.clone();
-    let sidecars = Sidecars::of(&schema, &batches, primary_key).await?;
-    let config = sidecars.config()?;
-    let rows =
-        async { write_fragment(store, rel_dir, &lance_schema, &format, schema, batches).await.map_err(failed()) };
-    let (fragment, ()) = try_join(rows, sidecars.write(store, rel_dir)).await?;
+    let sidecars = Sidecars::of(&schema, &batches, primary_key);
+    let sidecars = async {
+        let sidecars = sidecars.await?;
+        let config = sidecars.config()?;
+        sidecars.write(store, rel_dir).await?;
+        Ok(config)
+    };
+    let rows = async {
+        write_fragment(store, rel_dir, &lance_schema, &format, Arc::clone(&schema), batches.clone())
+            .await
+            .map_err(failed())
+    };
+    // The caller's rows are hashed and sorted while they are written.
+    let (fragment, config) = try_join(rows, sidecars).await?;
     commit(store, rel_dir, lance_schema, format, fragment, config).await?;
     Ok(meta)
 }

@@ -189,28 +189,66 @@ async fn a_damaged_filter_of_ours_is_named_by_those_who_need_it() {
     assert!(error.to_string().contains("missing"), "{error}");
 }
 
-/// A folder that has a dataset is whole: a flush that dies anywhere leaves no dataset without its sidecars.
+const FILES: [&str; 4] = ["/data/", "_pk_index/page_data.lance", "_pk_index/page_lookup.lance", "bloom_filter.bin"];
+
+/// A folder that has a dataset is whole: its manifest waits for every other file, whichever is slow.
 #[tokio::test]
 async fn the_sidecars_are_there_before_the_dataset_is() {
-    let bucket = Bucket::new();
-    keyed(&bucket, 1).await;
-    let process = bucket.process();
-    let writer = process.writer(config()).await;
-    process.faults.clear_log();
-    writer.put(ids(0..10)).await.unwrap();
-    writer.flush().await.unwrap();
-    let log = process.faults.log();
-    let writes = log
-        .iter()
-        .filter(|r| r.path.contains("_gen_") && matches!(r.op, Op::Create | Op::Overwrite | Op::CompleteMultipart));
-    let writes: Vec<&str> = writes.map(|r| r.path.split("_gen_1/").nth(1).unwrap()).collect();
-    let (last, before) = writes.split_last().unwrap();
-    assert!(last.starts_with("_versions/"), "{writes:?}");
-    for file in ["data/", "_pk_index/page_data.lance", "_pk_index/page_lookup.lance", "bloom_filter.bin"] {
-        assert_eq!(before.iter().filter(|path| path.starts_with(file)).count(), 1, "{file} in {writes:?}");
+    for slow in FILES {
+        let bucket = Bucket::new();
+        keyed(&bucket, 1).await;
+        let process = bucket.process();
+        let writer = process.writer(config()).await;
+        writer.put(ids(0..10)).await.unwrap();
+        process.faults.clear_log();
+        let gate = process.faults.on(Op::Overwrite).path_contains(slow).times(1).stall();
+        let written = || {
+            let log = process.faults.log().into_iter();
+            let writes = log.filter(|r| matches!(r.op, Op::Create | Op::Overwrite | Op::CompleteMultipart));
+            writes.map(|r| r.path).filter(|path| path.contains("_gen_")).collect::<Vec<_>>()
+        };
+        let mut flush = Box::pin(writer.flush());
+        soon(slow, async {
+            tokio::select! {
+                _ = &mut flush => panic!("flushed without {slow}"),
+                () = gate.reached() => {}
+            }
+        })
+        .await;
+        // Whatever does not wait for the gate runs until it does.
+        for _ in 0..200 {
+            assert!(futures::poll!(&mut flush).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(written().iter().all(|path| !path.contains("_versions")), "{slow}: {:?}", written());
+        gate.release();
+        soon(slow, flush).await.unwrap();
+        let written = written();
+        let (last, before) = written.split_last().unwrap();
+        assert!(last.contains("/_versions/") && before.len() == FILES.len(), "{written:?}");
+        assert!(FILES.iter().all(|file| before.iter().any(|path| path.contains(file))), "{written:?}");
     }
-    assert_eq!(before.len(), 4, "{writes:?}");
-    // Without a key there are none.
+}
+
+/// A failed request of either sidecar is a failed attempt, and the next one makes a whole folder.
+#[tokio::test]
+async fn a_sidecar_that_cannot_be_written_is_written_with_the_next_attempt() {
+    for file in FILES {
+        let bucket = Bucket::new();
+        keyed(&bucket, 1).await;
+        let process = bucket.process();
+        let rule = process.faults.on(Op::Overwrite).path_contains(file).times(1).then(Fault::Fail);
+        let writer = process.writer(config()).await;
+        writer.put(ids(0..10)).await.unwrap();
+        writer.flush().await.unwrap();
+        assert_eq!((rule.fired(), bucket.manifest().await.sstables.len()), (1, 1), "{file}");
+        let provider = bucket.table().await.provider().await.unwrap();
+        assert_eq!(sql(&provider, "select v from t where id = 7").await, [["7"]], "{file}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_there_are_no_sidecars() {
     let bucket = Bucket::new();
     let writer = keyless(&bucket, 1).await.writer(config()).await.unwrap();
     writer.put(ids(0..10)).await.unwrap();
