@@ -8,6 +8,7 @@ mod shard_ids;
 mod table_id;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl BaseTable {
             };
             return Err(not_found(store, reason));
         };
-        create::refuse_special_columns(dataset.schema())?;
+        types::refuse_special_columns(dataset.schema())?;
         let table_id = table_id(store, &dataset)?;
         let spec = shard_ids::parse_spec(store, &dataset, &details)?;
         let derived = |value: ShardValue| Some((shard_id_for(table_id?, &value)?, value));
