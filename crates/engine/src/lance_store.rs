@@ -19,8 +19,8 @@ use lance::dataset::WriteParams;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::object_store::{
-    DEFAULT_CLOUD_IO_PARALLELISM, DEFAULT_DOWNLOAD_RETRY_COUNT, DEFAULT_LOCAL_IO_PARALLELISM,
-    ObjectStore as LanceObjectStore, ObjectStoreParams, ObjectStoreProvider, ObjectStoreRegistry,
+    DEFAULT_CLOUD_IO_PARALLELISM, DEFAULT_LOCAL_IO_PARALLELISM, ObjectStore as LanceObjectStore, ObjectStoreParams,
+    ObjectStoreProvider, ObjectStoreRegistry,
 };
 use lance_table::io::commit::{CommitHandler, ConditionalPutCommitHandler};
 use object_store::path::Path;
@@ -195,7 +195,7 @@ impl ObjectStoreProvider for Provider {
             false,
             lists_in_order(url),
             if local { DEFAULT_LOCAL_IO_PARALLELISM } else { DEFAULT_CLOUD_IO_PARALLELISM },
-            DEFAULT_DOWNLOAD_RETRY_COUNT,
+            self.store.download_retries(),
             None,
         );
         lance_store.store_prefix = self.calculate_object_store_prefix(url, None)?;

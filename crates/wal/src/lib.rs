@@ -45,6 +45,7 @@
 mod adopt;
 mod appender;
 mod claim;
+mod client_options;
 mod entry;
 mod error;
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -14,11 +13,10 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-};
+use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use url::Url;
 
+use crate::client_options::ClientOptions;
 use crate::error::{Error, Result};
 use crate::retry::{RetryPolicy, is_transient};
 
@@ -37,6 +35,7 @@ pub struct Store {
     /// Set when objects are files of this machine, whose names become durable only when their folder is fsynced.
     local: bool,
     retry: RetryPolicy,
+    download_retries: usize,
 }
 
 impl fmt::Debug for Store {
@@ -50,14 +49,16 @@ impl Store {
     ///
     /// `url` is `file:///path` or a plain path (files and folders are fsynced), `memory://name/path` (shared within
     /// the process, gone with it), `s3://bucket/path`, `gs://bucket/path` or `az://container/path`. `options` have
-    /// the names that `object_store` and Lance use (`aws_access_key_id`, `aws_endpoint`, `allow_http`, …);
-    /// credentials not given there come from the environment.
+    /// the names that `object_store` and Lance use (`aws_access_key_id`, `aws_endpoint`, `allow_http`, …, also Lance's
+    /// own `client_max_retries`, `client_retry_timeout` in seconds, `download_retry_count`, `s3_express`); credentials
+    /// not given there come from the environment.
     ///
     /// # Errors
     /// [`Error::InvalidUrl`] for an unknown scheme or option, or a path that is a file.
     pub fn open(url: &str, options: &HashMap<String, String>) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidUrl { url: url.to_owned(), reason };
         let parsed = parse_url(url).map_err(invalid)?;
+        let (client, options) = &ClientOptions::take(options).map_err(invalid)?;
         let root = Path::from_url_path(parsed.path()).map_err(|e| invalid(e.to_string()))?;
         let bucket_root = |store: Arc<dyn ObjectStore>| (store, root.clone());
         let (inner, root): (Arc<dyn ObjectStore>, Path) = match parsed.scheme() {
@@ -78,7 +79,8 @@ impl Store {
                 bucket_root(store)
             }
             "s3" | "s3a" => {
-                let mut builder = AmazonS3Builder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                let mut builder =
+                    AmazonS3Builder::from_env().with_url(parsed.as_str()).with_retry(client.retry_config());
                 for (key, value) in options_of::<AmazonS3ConfigKey>(options).map_err(invalid)? {
                     builder = builder.with_config(key, value);
                 }
@@ -86,7 +88,7 @@ impl Store {
             }
             "gs" => {
                 let mut builder =
-                    GoogleCloudStorageBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                    GoogleCloudStorageBuilder::from_env().with_url(parsed.as_str()).with_retry(client.retry_config());
                 for (key, value) in options_of::<GoogleConfigKey>(options).map_err(invalid)? {
                     builder = builder.with_config(key, value);
                 }
@@ -94,7 +96,7 @@ impl Store {
             }
             "az" | "azure" => {
                 let mut builder =
-                    MicrosoftAzureBuilder::from_env().with_url(parsed.as_str()).with_retry(client_retry());
+                    MicrosoftAzureBuilder::from_env().with_url(parsed.as_str()).with_retry(client.retry_config());
                 for (key, value) in options_of::<AzureConfigKey>(options).map_err(invalid)? {
                     builder = builder.with_config(key, value);
                 }
@@ -106,13 +108,16 @@ impl Store {
                 )));
             }
         };
-        Ok(Self { inner, root, local: parsed.scheme() == "file", url: parsed, retry: RetryPolicy::default() })
+        let mut store = Self::from_parts(parsed, inner, root);
+        store.download_retries = client.download_retries;
+        Ok(store)
     }
 
     /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`. With
     /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
-        Self { inner, root, local: url.scheme() == "file", url, retry: RetryPolicy::default() }
+        let download_retries = ClientOptions::default().download_retries;
+        Self { inner, root, local: url.scheme() == "file", url, retry: RetryPolicy::default(), download_retries }
     }
 
     /// The same store with other limits for the retries of its requests.
@@ -147,6 +152,11 @@ impl Store {
     /// The limits of the retries of one request.
     pub fn retry(&self) -> &RetryPolicy {
         &self.retry
+    }
+
+    /// How often Lance goes on with a download that broke off: `download_retry_count`.
+    pub fn download_retries(&self) -> usize {
+        self.download_retries
     }
 
     /// Reads an object; `None` if there is none. Repeated within the limits of [`retry`](Self::retry).
@@ -289,9 +299,4 @@ fn options_of<K: std::str::FromStr>(options: &HashMap<String, String>) -> Result
         parsed.push((key, value.clone()));
     }
     Ok(parsed)
-}
-
-/// The HTTP client's own hidden retries: few, because the log retries by itself and resolves what they blur.
-fn client_retry() -> RetryConfig {
-    RetryConfig { max_retries: 2, retry_timeout: Duration::from_secs(20), ..Default::default() }
 }

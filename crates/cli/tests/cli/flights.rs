@@ -2,9 +2,7 @@
 //! Parquet file at every stage from the log to the base table, there also by plain Lance in Rust and Python. A sample is
 //! in the repository; the whole file is found through `FENCEPOST_TEST_DATA`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +13,7 @@ use lance::datafusion::LanceTableProvider;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::python;
 use crate::support::{Place, command, fencepost, query};
 
 const KEY: &str = "time_hour,carrier,flight,origin";
@@ -166,21 +165,9 @@ fn compare_with_lance(truth: &Truth, table: &str, total: u64) {
 
 /// The base table, opened by Lance's Python package, equals the file in every value.
 fn compare_in_python(table: &str, file: &Path, total: u64) {
-    let Some(python) = std::env::var_os("FENCEPOST_PYTHON") else {
-        note("flights were not read in Python: FENCEPOST_PYTHON names no interpreter (tools/python makes one)");
-        return;
-    };
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/python/same_rows.py");
-    let run = Command::new(python).arg(script).args([table, &file.display().to_string(), KEY]).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    let said: Value = serde_json::from_slice(&run.stdout).unwrap();
-    assert_eq!(said["rows"], total, "{said}");
-}
-
-/// Past the test harness, which hides what a passing test prints.
-fn note(what: &str) {
-    let mut stderr = std::io::stderr();
-    writeln!(stderr, "{what}").unwrap();
+    if let Some(said) = python::run("same_rows.py", &[table, &file.display().to_string(), KEY]) {
+        assert_eq!(said["rows"], total, "{said}");
+    }
 }
 
 #[test]
@@ -191,7 +178,9 @@ fn a_sample_of_flights_survives_a_crash() {
 #[test]
 fn all_flights_survive_a_crash() {
     let Some(folder) = std::env::var_os("FENCEPOST_TEST_DATA") else {
-        note("all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet");
+        python::note(
+            "all_flights_survive_a_crash was skipped: FENCEPOST_TEST_DATA names no folder with flights.parquet",
+        );
         return;
     };
     let file = PathBuf::from(folder).join("flights.parquet");

@@ -4,6 +4,7 @@ use fencepost_sim::S3Server;
 use serde_json::json;
 
 use crate::crash::s3_table;
+use crate::python;
 use crate::support::{Place, Run, fencepost, with_stdin};
 
 fn run(verb: &str, table: &[String], rest: &[&str]) -> Run {
@@ -25,7 +26,23 @@ fn a_table_lives_on_s3() {
     assert_eq!(run("query", &table, &[sql, "--output", "json"]).json(), expected);
     run("flush", &table, &[]).ok();
     assert_eq!(run("query", &table, &[sql, "--output", "json"]).json(), expected);
-    assert_eq!(run("inspect", &table, &[]).json()["shards"].as_array().unwrap().len(), 1);
+    let merged = run("merge", &table, &["--output", "json"]).json();
+    assert_eq!((&merged["sstables"], &merged["base"]["rows"]), (&json!(1), &json!(2)), "{merged}");
+    assert_eq!(run("query", &table, &[sql, "--output", "json"]).json(), expected);
+    let inspection = run("inspect", &table, &[]).json();
+    assert_eq!(inspection["shards"].as_array().unwrap().len(), 1);
+    assert_eq!(inspection["shards"][0]["sstables"][0]["merged"], true);
+
+    // The base table by Lance's Python package, with the very same options.
+    let option = |text: &String| {
+        let (name, value) = text.strip_prefix("--storage-option=")?.split_once('=')?;
+        Some((name.to_string(), json!(value)))
+    };
+    let options: serde_json::Map<_, _> = table.iter().filter_map(option).collect();
+    let url = table.iter().find(|text| text.starts_with("s3://")).unwrap();
+    if let Some(rows) = python::run("count_rows.py", &[url, &json!(options).to_string()]) {
+        assert_eq!(rows, json!({ "rows": 2 }));
+    }
 }
 
 #[test]
