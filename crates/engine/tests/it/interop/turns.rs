@@ -163,7 +163,7 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
 /// Steps of any kind in any order. `FENCEPOST_INTEROP_SEEDS=a..b` runs other seeds, or more of them.
 #[tokio::test]
 async fn random_histories_of_two_engines_lose_and_invent_nothing() {
-    let seeds = std::env::var("FENCEPOST_INTEROP_SEEDS").unwrap_or_else(|_| "0..4".into());
+    let seeds = std::env::var("FENCEPOST_INTEROP_SEEDS").unwrap_or_else(|_| "0..3".into());
     let (from, to) = seeds.split_once("..").expect("FENCEPOST_INTEROP_SEEDS=a..b");
     for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
         println!("FENCEPOST_INTEROP_SEEDS={seed}..{}", seed + 1);
@@ -175,7 +175,7 @@ async fn history(seed: u64) {
     let mut rng = Rng::new(seed);
     let mut table = Table::new(seed % 2 == 0).await;
     let mut v = 0;
-    for step in 0..60 {
+    for step in 0..50 {
         match rng.below(21) {
             0..=9 => {
                 let pairs: Vec<(i64, i64)> = (0..=rng.below(3)).map(|_| (rng.below(12) as i64, next(&mut v))).collect();
