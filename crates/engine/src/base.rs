@@ -8,6 +8,7 @@ mod shard_ids;
 mod table_id;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use lance_index::mem_wal::MemWalIndexDetails;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
+pub(crate) use self::indexes::IndexCoverage;
 use self::shard_ids::{TableSpec, shard_id_for};
 use self::table_id::{TABLE_ID_KEY, table_id};
 use crate::error::{Error, Result};
@@ -99,7 +101,7 @@ impl BaseTable {
             };
             return Err(not_found(store, reason));
         };
-        create::refuse_special_columns(dataset.schema())?;
+        types::refuse_special_columns(dataset.schema())?;
         let table_id = table_id(store, &dataset)?;
         let spec = shard_ids::parse_spec(store, &dataset, &details)?;
         let derived = |value: ShardValue| Some((shard_id_for(table_id?, &value)?, value));

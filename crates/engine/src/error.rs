@@ -171,7 +171,7 @@ impl Error {
 }
 
 /// Lance ends its messages with the place in its own source, which says nothing to a user.
-fn without_location(error: &lance::Error) -> String {
+pub(crate) fn without_location(error: &lance::Error) -> String {
     let mut text = error.to_string();
     let is_place = |tail: &str| {
         let mut parts = tail.rsplitn(3, ':');

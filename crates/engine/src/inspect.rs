@@ -1,9 +1,11 @@
 //! Where a table stands, for operators: read from storage, nobody is disturbed.
 
-use fencepost_wal::{EntryKind, Error as WalError, ManifestStore, Position, Shard, ShardId, ShardManifest, WalTailer};
+use fencepost_wal::{
+    EntryKind, Error as WalError, Generation, ManifestStore, Position, Shard, ShardId, ShardManifest, WalTailer,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::base::BaseTable;
+use crate::base::{BaseTable, IndexCoverage};
 use crate::error::Result;
 use crate::sharding::ShardValue;
 use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
@@ -53,6 +55,11 @@ pub struct SsTableInspection {
     pub path: String,
     /// Its rows, tombstones included, if the manifest says.
     pub rows: Option<u64>,
+    /// Whether the base table has it. Then readers leave it out.
+    pub merged: bool,
+    /// If it is merged: the base table's indexes that do not cover its rows yet. They are brought up to date by
+    /// [`MergeOptions::optimize_indexes`](crate::MergeOptions::optimize_indexes); garbage collection waits for them.
+    pub awaited_by: Vec<String>,
 }
 
 /// One fence.
@@ -88,12 +95,13 @@ pub(crate) async fn inspect(base: &BaseTable) -> Result<Inspection> {
     let (version, rows) = base.version_and_rows().await?;
     let merged = base.merged().iter();
     let merged = merged.map(|(id, g)| MergedInspection { shard_id: *id, generation: g.get() }).collect();
-    let shards = stream::iter(shards::discover(base).await?).map(|shard| inspect_shard(base, shard));
+    let coverage = &base.index_coverage().await?;
+    let shards = stream::iter(shards::discover(base).await?).map(|shard| inspect_shard(base, coverage, shard));
     let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
     Ok(Inspection { shards, base: BaseInspection { version, rows, merged } })
 }
 
-async fn inspect_shard(base: &BaseTable, found: TableShard) -> Result<ShardInspection> {
+async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableShard) -> Result<ShardInspection> {
     let TableShard { id, value, .. } = found;
     let shard = Shard::new(base.lance_store().store().clone(), id);
     loop {
@@ -104,10 +112,16 @@ async fn inspect_shard(base: &BaseTable, found: TableShard) -> Result<ShardInspe
             Err(WalError::Behind { .. }) => continue,
             found => found?,
         };
-        let sstables = manifest.sstables.iter().map(|s| SsTableInspection {
-            generation: s.generation.get(),
-            path: s.path.clone(),
-            rows: s.physical_rows,
+        let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
+        let sstables = manifest.sstables.iter().map(|s| {
+            let merged = s.generation <= merged;
+            SsTableInspection {
+                generation: s.generation.get(),
+                path: s.path.clone(),
+                rows: s.physical_rows,
+                merged,
+                awaited_by: if merged { coverage.lagging_behind(id, s.generation) } else { vec![] },
+            }
         });
         let fences = manifest.fences().iter();
         return Ok(ShardInspection {

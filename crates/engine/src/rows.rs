@@ -42,7 +42,7 @@ impl RowFormat {
     /// [`Error::InvalidBatch`] that names the column: unknown, missing, of another type, or null where it may not be.
     pub(crate) fn check_put(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.columns_by_name(batch, &self.user)?;
-        let columns = self.user.fields().iter().zip(&columns).map(|(to, column)| without_views(column, to));
+        let columns = self.user.fields().iter().zip(&columns).map(|(to, column)| in_stored_form(column, to));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         for (field, column) in self.user.fields().iter().zip(&columns) {
             if !field.is_nullable()
@@ -97,7 +97,7 @@ impl RowFormat {
         }
         let columns = keys.schema_ref().fields().iter().zip(keys.columns());
         let columns = columns.map(|(field, column)| match self.user.field_with_name(field.name()) {
-            Ok(to) => without_views(column, to),
+            Ok(to) => in_stored_form(column, to),
             Err(_) => Ok(Arc::clone(column)),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
@@ -159,15 +159,46 @@ impl RowFormat {
     }
 }
 
-/// Lance stores strings and bytes without views, and so does a table that was created with them: DataFusion, which
-/// makes views of everything, can write what it has read.
-fn without_views(column: &ArrayRef, to: &Field) -> Result<ArrayRef> {
-    use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
-    match (column.data_type(), to.data_type()) {
-        (Utf8View, Utf8 | LargeUtf8) | (BinaryView, Binary | LargeBinary) => arrow_cast::cast(column, to.data_type())
+/// The column in the table's type if it has the same values in another form. Lance stores strings and bytes without
+/// views, and so does a table that was created with them: DataFusion, which makes views of everything, can write what
+/// it has read. And a table's dictionaries have keys of 32 bits or more, whatever a batch needs.
+fn in_stored_form(column: &ArrayRef, to: &Field) -> Result<ArrayRef> {
+    match differ_in_form_only(column.data_type(), to.data_type()) {
+        true => arrow_cast::cast(column, to.data_type())
             .map_err(|e| Error::InvalidBatch(format!("column `{}`: {e}", to.name()))),
-        _ => Ok(Arc::clone(column)),
+        false => Ok(Arc::clone(column)),
     }
+}
+
+/// Whether the types differ, but only in views in the first where the second has none, and in keys of dictionaries.
+fn differ_in_form_only(from: &DataType, to: &DataType) -> bool {
+    fn same(from: &DataType, to: &DataType, differ: &mut bool) -> bool {
+        use DataType::{
+            Binary, BinaryView, Dictionary, FixedSizeList, LargeBinary, LargeList, LargeUtf8, List, Map, Struct, Utf8,
+            Utf8View,
+        };
+        match (from, to) {
+            (Utf8View, Utf8 | LargeUtf8) | (BinaryView, Binary | LargeBinary) => {
+                *differ = true;
+                true
+            }
+            (List(a), List(b)) | (LargeList(a), LargeList(b)) => same(a.data_type(), b.data_type(), differ),
+            (FixedSizeList(a, n), FixedSizeList(b, m)) => n == m && same(a.data_type(), b.data_type(), differ),
+            (Map(a, s), Map(b, t)) => s == t && same(a.data_type(), b.data_type(), differ),
+            (Struct(a), Struct(b)) => {
+                let mut fields = a.iter().zip(b);
+                a.len() == b.len()
+                    && fields.all(|(a, b)| a.name() == b.name() && same(a.data_type(), b.data_type(), differ))
+            }
+            (Dictionary(k, a), Dictionary(l, b)) => {
+                *differ |= k != l;
+                same(a, b, differ)
+            }
+            _ => from == to,
+        }
+    }
+    let mut differ = false;
+    same(from, to, &mut differ) && differ
 }
 
 /// The columns under the names of `schema`, with their own types, all nullable.

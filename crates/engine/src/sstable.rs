@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
@@ -35,6 +35,7 @@ use self::sidecar::Sidecars;
 pub(crate) use self::sidecar::{BloomFilter, key_hashes};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
+use crate::memtable::array_bytes;
 
 /// What the shard's manifest says about an SSTable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub(crate) async fn write(
 ) -> Result<SsTableMeta> {
     let schema = storage_schema(base);
     let batches = batches.iter().map(|batch| relabel(batch, &schema)).collect::<Result<Vec<_>>>()?;
-    let meta = measure(&batches, primary_key)?;
+    let meta = measure(&batches, primary_key);
     if meta.physical_rows == 0 {
         return Err(Error::InvalidBatch("an SSTable needs at least one row".to_owned()));
     }
@@ -92,11 +93,20 @@ pub(crate) async fn write(
     // The ids come with the fields' metadata; `_tombstone` gets the next free one.
     let lance_schema = LanceSchema::try_from(schema.as_ref()).map_err(failed())?;
     let format = base.manifest().data_storage_format.clone();
-    let sidecars = Sidecars::of(&schema, &batches, primary_key).await?;
-    let config = sidecars.config()?;
-    let rows =
-        async { write_fragment(store, rel_dir, &lance_schema, &format, schema, batches).await.map_err(failed()) };
-    let (fragment, ()) = try_join(rows, sidecars.write(store, rel_dir)).await?;
+    let sidecars = Sidecars::of(&schema, &batches, primary_key);
+    let sidecars = async {
+        let sidecars = sidecars.await?;
+        let config = sidecars.config()?;
+        sidecars.write(store, rel_dir).await?;
+        Ok(config)
+    };
+    let rows = async {
+        write_fragment(store, rel_dir, &lance_schema, &format, Arc::clone(&schema), batches.clone())
+            .await
+            .map_err(failed())
+    };
+    // The caller's rows are hashed and sorted while they are written.
+    let (fragment, config) = try_join(rows, sidecars).await?;
     commit(store, rel_dir, lance_schema, format, fragment, config).await?;
     Ok(meta)
 }
@@ -183,24 +193,18 @@ async fn is_ours(store: &LanceStore, rel_dir: &str, files: &[String]) -> Result<
     Ok(found.eq(files))
 }
 
-fn measure(batches: &[RecordBatch], primary_key: &[String]) -> Result<SsTableMeta> {
+fn measure(batches: &[RecordBatch], primary_key: &[String]) -> SsTableMeta {
     let mut meta =
         SsTableMeta { physical_rows: 0, in_memory_bytes: 0, primary_key_bytes: (!primary_key.is_empty()).then_some(0) };
     for batch in batches {
         meta.physical_rows += batch.num_rows() as u64;
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            let bytes = bytes_of(column)?;
+            let bytes = array_bytes(column) as u64;
             meta.in_memory_bytes += bytes;
             if let Some(key_bytes) = meta.primary_key_bytes.as_mut().filter(|_| primary_key.contains(field.name())) {
                 *key_bytes += bytes;
             }
         }
     }
-    Ok(meta)
-}
-
-/// What the rows of the column take, not the buffers that they are a slice of.
-fn bytes_of(column: &ArrayRef) -> Result<u64> {
-    let bytes = column.to_data().get_slice_memory_size().map_err(Error::arrow("measuring a batch"))?;
-    Ok(bytes as u64)
+    meta
 }

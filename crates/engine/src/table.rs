@@ -40,8 +40,12 @@ pub struct Table {
 impl Table {
     /// Creates an empty table. A creation that died half way is finished by a repeated one.
     ///
+    /// The table's [`schema`](Self::schema) has the types that Lance stores: strings and binary without views, and
+    /// dictionaries whose keys have 32 bits or more. Batches may keep the form they have.
+    ///
     /// # Errors
-    /// [`Error::TableExists`]; [`Error::InvalidOptions`] if schema, key and sharding do not go together.
+    /// [`Error::TableExists`]; [`Error::InvalidOptions`] if schema, key and sharding do not go together, or Lance
+    /// cannot store a column.
     pub async fn create(store: Store, schema: SchemaRef, options: TableOptions) -> Result<Self> {
         let TableOptions { primary_key, sharding } = options;
         sharding.validate(&schema, &primary_key)?;

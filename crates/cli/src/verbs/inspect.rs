@@ -26,7 +26,15 @@ fn to_json(inspection: &Inspection) -> Value {
             let sstables: Vec<Value> = shard
                 .sstables
                 .iter()
-                .map(|s| json!({ "generation": s.generation, "path": s.path, "rows": s.rows }))
+                .map(|s| {
+                    json!({
+                        "generation": s.generation,
+                        "path": s.path,
+                        "rows": s.rows,
+                        "merged": s.merged,
+                        "awaited_by": s.awaited_by,
+                    })
+                })
                 .collect();
             let fences: Vec<Value> =
                 shard.fences.iter().map(|f| json!({ "position": f.position, "epoch": f.epoch })).collect();
@@ -66,7 +74,12 @@ fn to_text(inspection: &Inspection) -> String {
         ));
         for sstable in &shard.sstables {
             let rows = sstable.rows.map_or_else(|| "rows not counted".to_string(), |n| plural(n, "row"));
-            lines.push(format!("  SSTable {} ({rows}): {}", sstable.generation, sstable.path));
+            let state = match (sstable.merged, sstable.awaited_by.as_slice()) {
+                (false, _) => String::new(),
+                (true, []) => ", merged".to_string(),
+                (true, indexes) => format!(", merged, not yet in the index {}", indexes.join(", ")),
+            };
+            lines.push(format!("  SSTable {} ({rows}{state}): {}", sstable.generation, sstable.path));
         }
     }
     let base = &inspection.base;

@@ -179,7 +179,8 @@ fn compare_in_python(table: &str, file: &Path, total: u64) {
 
 /// Past the test harness, which hides what a passing test prints.
 fn note(what: &str) {
-    writeln!(std::io::stderr(), "{what}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{what}").unwrap();
 }
 
 #[test]

@@ -25,8 +25,9 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use super::table_id::TABLE_ID_KEY;
+use super::types::{check_types, stored};
 use super::{Found, find, is_key_metadata, mem_wal_details, shard_ids};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, without_location};
 use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
 use crate::sharding::Sharding;
@@ -151,8 +152,8 @@ fn exists(store: &LanceStore) -> Error {
     Error::TableExists { url: store.describe(None) }
 }
 
-/// The schema as it is written: the user's columns, those of the key marked as Lance's unenforced primary key, with
-/// their place in a composite one, and non-nullable, which Lance demands.
+/// The schema as it is written: the user's columns, in types that Lance stores, those of the key marked as Lance's
+/// unenforced primary key, with their place in a composite one, and non-nullable, which Lance demands.
 pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<LanceSchema> {
     check_columns(schema, primary_key)?;
     let fields = schema.fields().iter().map(|field| {
@@ -165,25 +166,11 @@ pub(super) fn table_schema(schema: &Schema, primary_key: &[String]) -> Result<La
             metadata.insert(LANCE_UNENFORCED_PRIMARY_KEY_POSITION.to_owned(), (place + 1).to_string());
         }
         let nullable = field.is_nullable() && place.is_none();
-        field.as_ref().clone().with_nullable(nullable).with_metadata(metadata)
+        stored(field).with_nullable(nullable).with_metadata(metadata)
     });
     let schema = Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata().clone());
-    let schema = LanceSchema::try_from(&schema)
-        .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {e}")))?;
-    refuse_special_columns(&schema)?;
-    Ok(schema)
-}
-
-/// Blob and JSON columns: Lance writes both in another form than it is given, which the write path here does not do.
-pub(super) fn refuse_special_columns(schema: &LanceSchema) -> Result<()> {
-    let special = |field: &&lance_core::datatypes::Field| field.is_blob() || field.logical_type.to_string() == "json";
-    match schema.fields_pre_order().find(special) {
-        Some(field) => Err(Error::NotSupported(format!(
-            "column `{}` is a blob or JSON extension type; use plain Binary or Utf8",
-            field.name
-        ))),
-        None => Ok(()),
-    }
+    LanceSchema::try_from(&schema)
+        .map_err(|e| Error::InvalidOptions(format!("Lance cannot store this schema: {}", without_location(&e))))
 }
 
 fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
@@ -206,6 +193,7 @@ fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
             return invalid(format!("two columns have the name `{name}`"));
         }
     }
+    check_types(schema)?;
     let mut keys = HashSet::new();
     for key in primary_key {
         if !names.contains(key) {

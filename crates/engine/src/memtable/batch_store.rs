@@ -99,7 +99,8 @@ pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(|column| array_bytes(column)).sum()
 }
 
-fn array_bytes(array: &dyn Array) -> usize {
+/// The size of an array's rows in bytes; see [`batch_bytes`].
+pub(crate) fn array_bytes(array: &dyn Array) -> usize {
     if array.is_empty() {
         return 0;
     }
@@ -120,6 +121,11 @@ fn array_bytes(array: &dyn Array) -> usize {
             let (list, at) = (array.as_list::<i64>(), |o: &i64| *o as usize);
             let offsets = list.value_offsets();
             nulls + size_of_val(offsets) + listed(list.values(), offsets.first().map(at), offsets.last().map(at))
+        }
+        DataType::Map(..) => {
+            let (map, at) = (array.as_map(), |o: &i32| *o as usize);
+            let offsets = map.value_offsets();
+            nulls + size_of_val(offsets) + listed(map.entries(), offsets.first().map(at), offsets.last().map(at))
         }
         DataType::FixedSizeList(_, _) => nulls + array_bytes(array.as_fixed_size_list().values()),
         DataType::Struct(_) => nulls + array.as_struct().columns().iter().map(|c| array_bytes(c)).sum::<usize>(),

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
 use crate::{Generation, Position};
 
-pub(crate) use self::batch_store::batch_bytes;
+pub(crate) use self::batch_store::{array_bytes, batch_bytes};
 pub(crate) use self::snapshot::MemTableSnapshot;
 
 /// One generation of a shard's rows. All calls take `&self`: one task applies entries while others take snapshots.

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use arrow_array::{BooleanArray, Int64Array, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use datafusion::prelude::{col, lit};
 use fencepost_wal::Store;
@@ -192,4 +192,28 @@ async fn a_commit_whose_answer_was_lost_is_recognised_and_anothers_is_not() {
     attempt(&fragments[0]).await.unwrap();
     assert!(matches!(attempt(&fragments[1]).await, Err(Error::Lance { .. })));
     assert_eq!(ids(&open(&store, &dir).await.unwrap(), None).await, [1]);
+}
+
+#[test]
+fn the_size_of_rows_does_not_count_the_buffers_that_they_are_slices_of() {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let offsets = arrow_buffer::OffsetBuffer::from_lengths(vec![4; 1000]);
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..4000));
+    let lists = arrow_array::ListArray::new(Arc::clone(&item), offsets.clone(), Arc::clone(&values), None);
+    let vectors = arrow_array::FixedSizeListArray::new(item, 4, Arc::clone(&values), None);
+    let fields = vec![Field::new("key", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
+    let entries = arrow_array::StructArray::new(fields.into(), vec![Arc::clone(&values), values], None);
+    let entry = Arc::new(Field::new("entries", entries.data_type().clone(), false));
+    let maps = arrow_array::MapArray::new(entry, offsets, entries, None, false);
+    let columns: [(&str, ArrayRef); 4] =
+        [("id", ids), ("lists", Arc::new(lists)), ("vectors", Arc::new(vectors)), ("maps", Arc::new(maps))];
+    let whole = RecordBatch::try_from_iter(columns).unwrap();
+    let slices: Vec<RecordBatch> = (0..10).map(|n| whole.slice(n * 100, 100)).collect();
+    let (whole, slices) = (measure(&[whole], &key()), measure(&slices, &key()));
+    // Every further batch has one more offset for each column that has offsets.
+    let offsets = 9 * 2 * 4;
+    assert_eq!(whole.in_memory_bytes, 8_000 + (32_000 + 4_004) + 32_000 + (64_000 + 4_004));
+    assert_eq!(slices, SsTableMeta { in_memory_bytes: whole.in_memory_bytes + offsets, ..whole });
+    assert_eq!(whole.primary_key_bytes, Some(8_000));
 }

@@ -7,17 +7,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod create;
+mod every_type;
 mod foreign;
 mod golden;
 mod histories;
 mod identity;
 mod interop;
+mod lance_reads;
 mod merge;
 mod merge_lance;
 mod merge_schedules;
 mod model;
+mod points;
 mod prune;
 mod reads;
 mod schedules;
 mod support;
+mod types;
 mod writer;

@@ -32,6 +32,13 @@ impl Place {
         batches.iter().map(|batch| batch.num_rows()).sum()
     }
 
+    /// For each SSTable that was merged, the indexes that do not cover it.
+    async fn awaited_by(&self) -> Vec<Vec<String>> {
+        let inspection = self.table().await.inspect().await.unwrap();
+        let sstables = inspection.shards[0].sstables.iter();
+        sstables.inspect(|sstable| assert!(sstable.merged)).map(|sstable| sstable.awaited_by.clone()).collect()
+    }
+
     /// Up to which generation an index covers what was merged; 0 if it does not say.
     async fn caught_up(&self, index: &str) -> u64 {
         let details = self.lance().await.dataset.mem_wal_index_details().await.unwrap().unwrap();
@@ -83,12 +90,14 @@ async fn indexes_of_the_base_table_find_merged_rows_and_are_brought_up_to_date()
         assert_eq!((report.sstables, report.optimized.len()), (1, 0));
         assert_eq!(place.found("v = 5").await, 2);
         assert!(place.caught_up("v_idx").await < 2, "the index does not know generation 2 yet");
+        assert_eq!(place.awaited_by().await, [vec![], vec!["v_idx".to_owned()]]);
 
         let optimize = MergeOptions { optimize_indexes: true, ..options() };
         let report = place.table().await.merge(&optimize, |_| {}).await.unwrap();
         assert_eq!((report.sstables, report.optimized), (0, vec!["v_idx".to_owned()]));
         assert_eq!(place.found("v = 5").await, 2);
         assert_eq!(place.caught_up("v_idx").await, 2);
+        assert_eq!(place.awaited_by().await, [vec![], Vec::<String>::new()]);
     }
 }
 

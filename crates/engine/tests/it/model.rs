@@ -627,7 +627,7 @@ impl World {
         let id = *rng.pick(&IDS).unwrap();
         let name = *rng.pick(&NAMES).unwrap();
         let s = rows.get(rng.below(rows.len() as u64) as usize).map_or("w1".to_owned(), |row| row.s.clone());
-        let filters: [(String, Holds); 12] = [
+        let filters: [(String, Holds); 13] = [
             (format!("v >= {x}"), &|row| row.v.is_some_and(|v| v >= x)),
             ("v is null".into(), &|row| row.v.is_none()),
             (format!("not (v = {x})"), &|row| row.v.is_some_and(|v| v != x)),
@@ -636,6 +636,9 @@ impl World {
             (format!("v in ({x}, 3) or s = '{s}'"), &|row| row.v.is_some_and(|v| v == x || v == 3) || row.s == s),
             (format!("id = {id}"), &|row| row.id == id),
             (format!("id = {id} and name = '{name}'"), &|row| row.id == id && row.name == name),
+            (format!("(id = {id} or {x} = id) and name in ('{name}', '')"), &|row| {
+                (row.id == id || row.id == x) && (row.name == name || row.name.is_empty())
+            }),
             (format!("name > '{name}'"), &|row| row.name.as_str() > name),
             (format!("id between {id} and 3 and v < {x}"), &|row| {
                 id <= row.id && row.id <= 3 && row.v.is_some_and(|v| v < x)

@@ -96,11 +96,15 @@ impl BloomFilter {
             return Ok(bytes.and_then(|bytes| Self::from_bytes(&bytes).ok()));
         };
         let damaged = |reason: String| Error::Corrupt { url: store.describe(Some(&rel_path)), reason };
-        let bytes = bytes.ok_or_else(|| damaged("it is missing, although its SSTable was written with it".into()))?;
+        let bytes = bytes.ok_or_else(|| {
+            damaged("it is missing, although its SSTable was written with it; restore it from a copy".into())
+        })?;
         let checksum = crc32c::crc32c(&bytes);
         if checksum != mark.checksum {
             let Mark { checksum: written, .. } = mark;
-            return Err(damaged(format!("its checksum is {checksum:08x}, but {written:08x} was written")));
+            return Err(damaged(format!(
+                "its checksum is {checksum:08x} instead of {written:08x}; restore it from a copy"
+            )));
         }
         Self::from_bytes(&bytes).map(Some).map_err(damaged)
     }

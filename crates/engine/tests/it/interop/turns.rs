@@ -101,12 +101,12 @@ impl Table {
     }
 
     /// Hands over to the next owner and returns the one before.
-    async fn to_fencepost(&mut self, config: WriterConfig) -> Owner {
+    async fn hand_to_fencepost(&mut self, config: WriterConfig) -> Owner {
         let next = Owner::Fencepost(self.place.ours(config).await);
         std::mem::replace(&mut self.owner, next)
     }
 
-    async fn to_lance(&mut self) -> Owner {
+    async fn hand_to_lance(&mut self) -> Owner {
         let next = Owner::Lance(self.place.theirs().await);
         std::mem::replace(&mut self.owner, next)
     }
@@ -123,7 +123,7 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
             table.owner.flush().await;
             table.put(&[(4, v), (5, v)]).await;
             table.delete(&[1, 4]).await;
-            table.to_lance().await.die().await;
+            table.hand_to_lance().await.die().await;
             table.check("Lance after a crash of ours").await;
 
             // Lance's: the same on top of ours.
@@ -135,7 +135,7 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
             table.check("what both flushed is merged").await;
             table.put(&[(3, v + 2), (6, v + 2)]).await;
             table.delete(&[2, 5]).await;
-            table.to_fencepost(small(2)).await.must_be_fenced().await;
+            table.hand_to_fencepost(small(2)).await.must_be_fenced().await;
             table.check("we while Lance lived").await;
 
             // Ours again, with small MemTables, while Lance takes over from a live writer.
@@ -143,11 +143,11 @@ async fn two_rounds_from_hand_to_hand_lose_and_invent_nothing() {
             table.owner.flush().await;
             table.delete(&[7]).await;
             table.put(&[(8, v + 3)]).await;
-            table.to_lance().await.must_be_fenced().await;
+            table.hand_to_lance().await.must_be_fenced().await;
             table.check("Lance while we lived").await;
             table.put(&[(9, v + 4)]).await;
             table.check("Lance's log").await;
-            let theirs = table.to_fencepost(config()).await;
+            let theirs = table.hand_to_fencepost(config()).await;
             theirs.must_be_fenced().await;
             table.check("we at the end of the round").await;
         }
@@ -173,7 +173,7 @@ async fn random_histories_of_two_engines_lose_and_invent_nothing() {
 
 async fn history(seed: u64) {
     let mut rng = Rng::new(seed);
-    let mut table = Table::new(seed % 2 == 0).await;
+    let mut table = Table::new(seed.is_multiple_of(2)).await;
     let mut v = 0;
     for step in 0..50 {
         match rng.below(21) {
@@ -189,8 +189,8 @@ async fn history(seed: u64) {
             takeover => {
                 let what = format!("seed {seed}, step {step}, takeover {takeover}");
                 let before = match takeover {
-                    16..=17 => table.to_lance().await,
-                    _ => table.to_fencepost(small([1, 3, 100][rng.below(3) as usize])).await,
+                    16..=17 => table.hand_to_lance().await,
+                    _ => table.hand_to_fencepost(small([1, 3, 100][rng.below(3) as usize])).await,
                 };
                 table.check(&what).await;
                 match rng.below(2) {
