@@ -112,6 +112,11 @@ pub(crate) fn resolve(tenure: &Tenure, position: Position, placed: Result<Placed
             tenure.stop(error.clone());
             Err(error)
         }
+        // Schedule 40: another engine's may have been acknowledged. Opening again says so.
+        Rival::Straggler if entry.writer_id.is_none() && entry.rows() > 0 => Err(tenure.poison(
+            format!("an entry that another engine wrote with epoch {} stands at {position}", entry.writer_epoch),
+            Outcome::NotWritten,
+        )),
         Rival::Straggler if in_serial_zone(tenure, position) => Ok(false),
         Rival::Straggler => Err(tenure.poison(
             format!("a straggler of epoch {} stands at {position}, beyond the reach of any", entry.writer_epoch),

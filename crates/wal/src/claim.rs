@@ -1,6 +1,6 @@
 //! Taking a shard over: claim, replay, fence, record (protocol section 4). The only way to open it for writing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManife
 use crate::names;
 use crate::prefetch::Prefetch;
 use crate::shard::Shard;
-use crate::slot::{Placed, place};
+use crate::slot::{Placed, place, read_entry};
 use crate::tenure::Tenure;
 
 /// Limits of opening a shard for writing.
@@ -52,8 +52,9 @@ pub struct Opened {
 ///
 /// # Errors
 /// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Unadopted`] if another engine's manifests replaced all of
-/// ours; [`Error::Fenced`] if a newer claim was met; [`Error::LogHole`]
-/// and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer never pauses.
+/// ours, [`Error::Stranded`] if an entry that it acknowledged could get lost; [`Error::Fenced`] if a newer claim was met;
+/// [`Error::LogHole`] and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer
+/// never pauses.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let manifests = ManifestStore::new(shard.clone());
     let claim = claim(shard, &manifests).await?;
@@ -173,7 +174,8 @@ impl<'a> Reading<'a> {
     async fn read_to_end(&mut self) -> Result<()> {
         let listed = self.shard.store().list(&self.shard.wal_folder()).await?;
         let positions = listed.iter().filter_map(|o| names::parse(o.location.filename()?, names::ENTRY_SUFFIX));
-        let highest = positions.max().unwrap_or_default();
+        let positions: BTreeSet<u64> = positions.collect();
+        let highest = positions.last().copied().unwrap_or_default();
         let mut ahead =
             Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
@@ -186,14 +188,29 @@ impl<'a> Reading<'a> {
             true => self.last_seen.max(Position::new(highest)),
             false => self.last_seen,
         };
-        match certain < self.next {
-            true => Ok(()),
-            false => Err(Error::LogHole {
+        if certain >= self.next {
+            return Err(Error::LogHole {
                 shard: self.shard.id(),
                 position: self.next,
                 beyond: certain,
                 object: self.shard.entry_path(self.next).to_string(),
-            }),
+            });
+        }
+        for position in positions.range(self.next.get()..).copied().map(Position::new) {
+            if let Some(entry) = read_entry(self.shard, position).await? {
+                self.refuse_stranded(&entry, "stands behind a missing one")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Schedule 40. Lance has one PUT in flight, so its entries never come to stand behind a hole or a sentinel, except
+    /// that it takes a 409 with nothing landed for a position that is taken, and goes on behind it. What stands there was
+    /// acknowledged then, and replayed by Lance; to us it would be a straggler.
+    fn refuse_stranded(&self, entry: &WalEntry, reason: &'static str) -> Result<()> {
+        match entry.writer_id.is_none() && entry.rows() > 0 {
+            true => Err(Error::Stranded { shard: self.shard.id(), position: entry.position, reason }),
+            false => Ok(()),
         }
     }
 
@@ -221,8 +238,12 @@ impl<'a> Reading<'a> {
                 outcome: Outcome::NotWritten,
             });
         }
+        let kind = self.liveness.meet(&entry);
+        if kind == EntryKind::Dead {
+            self.refuse_stranded(&entry, "stands behind a writer that replaced its own")?;
+        }
         self.next = entry.position.next()?;
-        match self.liveness.meet(&entry) {
+        match kind {
             // Lance stamps its entries: those of a generation that was published are in an SSTable already.
             EntryKind::Rows if is_published(&entry, self.current_generation) => {}
             EntryKind::Rows => {

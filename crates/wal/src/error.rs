@@ -158,6 +158,20 @@ pub enum Error {
         state: &'static str,
     },
 
+    /// Another engine wrote an entry where nothing that counts can stand.
+    #[error(
+        "shard {shard}: WAL entry {position}, which another engine wrote, {reason}; its rows may have been acknowledged: \
+         open the shard with that engine, let it flush, and try again"
+    )]
+    Stranded {
+        /// The shard.
+        shard: ShardId,
+        /// The entry.
+        position: Position,
+        /// Where it stands.
+        reason: &'static str,
+    },
+
     /// Another engine wrote to the shard in between, so what Fencepost knows of it may not be all.
     #[error("shard {shard} is not adopted: {reason}; run `fencepost adopt` on its table")]
     Unadopted {

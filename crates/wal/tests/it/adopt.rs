@@ -2,7 +2,7 @@
 //! does not believe, and what `adopt` finds.
 
 use fencepost_sim::{Fault, Gate, Op};
-use fencepost_wal::{Epoch, Error, Fence, Position, ShardManifest, Store, WalAppender, WalTailer, adopt};
+use fencepost_wal::{Epoch, Error, Fence, Outcome, Position, ShardManifest, Store, WalAppender, WalTailer, adopt};
 
 use crate::lance::{Lance, commit, lance_entry, sentinel_of};
 use crate::support::{Bucket, Process, append, batch, bucket, ids_of, replayed, settle};
@@ -152,7 +152,7 @@ async fn of_two_adoptions_at_once_one_commits_and_the_other_finds_it_done() {
 
 /// A scan that was made for an older manifest is not enough for a newer one.
 #[tokio::test(start_paused = true)]
-async fn adopting_finds_the_fence_of_a_lance_that_took_over_meanwhile() {
+async fn schedule_37_adopting_finds_the_fence_of_a_lance_that_took_over_meanwhile() {
     let bucket = three_owners().await;
     let process = bucket.patient();
     let gate = process.faults.on(Op::Create).path_contains("/manifest/").stall();
@@ -407,7 +407,7 @@ async fn lances_epoch_does_not_declare_the_rest_of_an_older_tenure_dead() {
 /// A claimant of epoch 2 that was replaced before its sentinel put it into a hole below R. Entries of epoch 1 above R
 /// are acknowledged all the same, and our fields, begun anew, must not say otherwise.
 #[tokio::test(start_paused = true)]
-async fn an_adoption_does_not_take_an_unrecorded_sentinel_below_r_for_the_epoch_of_r() {
+async fn schedule_38_an_adoption_does_not_take_an_unrecorded_sentinel_below_r_for_the_epoch_of_r() {
     let bucket = bucket().await;
     let mut w1 = bucket.process().appender().await;
     for id in 1..=5 {
@@ -424,7 +424,7 @@ async fn an_adoption_does_not_take_an_unrecorded_sentinel_below_r_for_the_epoch_
 
 /// Four PUTs in flight, the second never landed: another engine's tailer that read the third says "seen up to there".
 #[tokio::test(start_paused = true)]
-async fn what_another_engine_says_has_landed_does_not_make_a_hole() {
+async fn schedule_39_what_another_engine_says_has_landed_does_not_make_a_hole() {
     let bucket = bucket().await;
     let mut w1 = bucket.process().appender().await;
     for id in 1..=3 {
@@ -460,6 +460,62 @@ async fn what_fencepost_said_has_landed_must_be_there_also_after_another_engine(
     bucket.delete(&bucket.entry_path(4)).await;
     let error = bucket.process().open().await.unwrap_err();
     assert!(matches!(error, Error::LogHole { position, .. } if position.get() == 4), "{error}");
+}
+
+fn assert_stranded(error: &Error, at: u64) {
+    assert!(matches!(error, Error::Stranded { position, .. } if position.get() == at), "{error}");
+}
+
+/// Lance met a 409 with nothing landed, passed the position over, and acknowledged the next. Its own replay fills the
+/// hole with a sentinel and goes on; ours in that place would declare the entry dead.
+#[tokio::test(start_paused = true)]
+async fn schedule_40_an_entry_of_lances_behind_a_hole_is_not_declared_dead() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    append(&mut w1, [1]).await.unwrap();
+    let mut lance = Lance::open(&bucket).await;
+    lance.append([2]).await;
+    bucket.write(&bucket.entry_path(6), lance_entry(lance.epoch, Some(1), &[3])).await;
+    let process = bucket.process();
+    assert_stranded(&process.open().await.unwrap_err(), 6);
+    assert_eq!(process.requests(Op::Create, "/wal/"), 0, "no sentinel was put into the hole");
+    // Lance fills the hole. Until it has flushed, its older writer's entry is still the only place of the row.
+    drop(Lance::open(&bucket).await);
+    assert_stranded(&bucket.process().open().await.unwrap_err(), 6);
+    let mut lance = Lance::open(&bucket).await;
+    let last = lance.append([4]).await;
+    lance.flush(last).await;
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert!(replayed(replay).await.is_empty(), "all of it is in Lance's SSTable");
+}
+
+/// The same after our sentinel: Lance's writer may have acknowledged what stands on our next position.
+#[tokio::test(start_paused = true)]
+async fn schedule_40_an_entry_of_lances_on_our_next_position_is_not_passed_over() {
+    let bucket = bucket().await;
+    let lance = Lance::open(&bucket).await;
+    let mut ours = bucket.process().appender().await;
+    let next = ours.next_position();
+    bucket.write(&bucket.entry_path(next.get()), lance_entry(lance.epoch, Some(1), &[1])).await;
+    let error = append(&mut ours, [2]).await.unwrap_err();
+    assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotWritten);
+    assert_stranded(&bucket.process().open().await.unwrap_err(), next.get());
+}
+
+/// A sentinel of Lance's has no rows that could be lost.
+#[tokio::test(start_paused = true)]
+async fn a_sentinel_of_lances_behind_a_hole_or_a_higher_epoch_is_none_of_our_business() {
+    let bucket = bucket().await;
+    let mut w1 = bucket.process().appender().await;
+    append(&mut w1, [1]).await.unwrap();
+    commit(&bucket, |m| m.writer_epoch = 2).await;
+    bucket.write(&bucket.entry_path(5), sentinel_of(2)).await;
+    let (mut w3, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, [1]);
+    append(&mut w3, [3]).await.unwrap();
+    append(&mut w3, [4]).await.unwrap();
+    assert_eq!(bucket.rows().await, [1, 3, 4]);
 }
 
 /// "Closed cleanly" is believed of the very version that a claim derives from, and this one does not say it.

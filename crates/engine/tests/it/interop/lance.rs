@@ -8,13 +8,18 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
 use fencepost::ShardId;
+use fencepost_sim::FaultStore;
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::mem_wal::scanner::ShardSnapshot;
 use lance::dataset::mem_wal::{
     DatasetMemWalExt, LsmScanner, ShardManifestStore, ShardWriter, ShardWriterConfig, TOMBSTONE, WalTailer,
 };
+use lance_io::object_store::{ObjectStoreParams, WrappingObjectStore};
 use lance_table::system_index::mem_wal::ShardManifest;
+use object_store::ObjectStore;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use uuid::Uuid;
 
@@ -33,6 +38,14 @@ type Row = (i64, Option<i64>, bool);
 impl Lance {
     pub(crate) async fn open(path: &str, shard: ShardId) -> Self {
         Self { dataset: Dataset::open(path).await.unwrap(), shard: *shard.as_uuid() }
+    }
+
+    /// The same, with requests that go wrong where `wrong` says so.
+    pub(crate) async fn open_with(path: &str, shard: ShardId, wrong: fn(&FaultStore)) -> Self {
+        let wrapper: Arc<dyn WrappingObjectStore> = Arc::new(Behind(wrong));
+        let params = ObjectStoreParams { object_store_wrapper: Some(wrapper), ..Default::default() };
+        let dataset = DatasetBuilder::from_uri(path).with_store_params(params).load().await.unwrap();
+        Self { dataset, shard: *shard.as_uuid() }
     }
 
     /// The same table, writing to another shard.
@@ -171,6 +184,26 @@ impl LanceWriter {
     /// The rows of the MemTable in the order they were written: what Lance replayed, and what was put since.
     pub(crate) async fn memtable(&self) -> Vec<Row> {
         rows_of(&self.writer.scan().await.unwrap().try_into_batch().await.unwrap())
+    }
+}
+
+/// Puts a store with faults between Lance and its store.
+#[derive(Debug)]
+struct Behind(fn(&FaultStore));
+
+impl WrappingObjectStore for Behind {
+    fn wrap(&self, _prefix: &str, original: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        let faults = FaultStore::new(original);
+        self.0(&faults);
+        faults.store()
+    }
+
+    fn wrap_paginated(
+        &self,
+        _prefix: &str,
+        _original: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        None
     }
 }
 

@@ -1,9 +1,10 @@
-//! Schedules 30 and 31 of protocol section 13, with the published crate as the other engine.
+//! Schedules 30, 31 and 40 of protocol section 13, with the published crate as the other engine.
 
 use fencepost::Error;
 use fencepost::wal::{Error as WalError, Position, adopt};
 use fencepost_sim::{Fault, Op};
 
+use super::lance::Lance;
 use super::model::Model;
 use super::place::Place;
 use crate::support::{config, ids, rows, small, soon};
@@ -197,4 +198,38 @@ async fn schedule_31_the_first_flush_after_a_takeover_covers_all_of_lances_entri
     place.ours(small(2)).await.close().await.unwrap();
     assert_eq!(place.seen().await, model.rows());
     assert!(place.manifest().await.replay_after > Position::ZERO);
+}
+
+/// Lance takes a 409 with nothing landed for a position that is taken, and acknowledges an entry behind the hole.
+#[tokio::test]
+async fn schedule_40_what_lance_acknowledged_behind_a_hole_is_refused_and_not_lost() {
+    let place = Place::new(true).await;
+    let ours = place.ours(config()).await;
+    ours.put(rows(&[(1, 1)])).await.unwrap();
+    let shard = ours.shard_id();
+    let lance = Lance::open_with(&place.path(), shard, |faults| {
+        // Its sentinel, one entry, and the next.
+        drop(faults.on(Op::Rename).path_contains("/wal/").nth(3).then(Fault::Conflict409));
+    })
+    .await;
+    let theirs = lance.writer().await;
+    theirs.put(&[(2, 2)]).await;
+    theirs.put(&[(3, 3)]).await;
+    assert!(!place.entry_file(5).await.exists() && place.entry_file(6).await.exists(), "the hole, and what is behind");
+    theirs.die().await;
+
+    let refused = place.process().table().await.shard_writer(shard, config()).await.unwrap_err();
+    let stranded = matches!(&refused, Error::Wal(WalError::Stranded { position, .. }) if position.get() == 6);
+    assert!(stranded, "{refused}");
+    // As the error says: Lance fills the hole and flushes.
+    let theirs = place.theirs().await;
+    let expected = [(1, Some(1)), (2, Some(2)), (3, Some(3))];
+    assert_eq!(theirs.seen().await, expected);
+    theirs.flush().await;
+    theirs.die().await;
+    assert_eq!(place.seen().await, expected);
+    let ours = place.ours(config()).await;
+    ours.put(rows(&[(4, 4)])).await.unwrap();
+    ours.close().await.unwrap();
+    assert_eq!(place.seen().await, [&expected[..], &[(4, Some(4))]].concat());
 }
