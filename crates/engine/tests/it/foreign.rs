@@ -11,6 +11,7 @@ use lance::dataset::InsertBuilder;
 use lance::dataset::mem_wal::{DatasetMemWalExt, ShardManifestStore, ShardWriter, ShardWriterConfig};
 use uuid::Uuid;
 
+use crate::merge::merge;
 use crate::support::*;
 
 /// A table in a folder, made by Lance.
@@ -319,4 +320,37 @@ async fn a_shard_that_was_merged_from_and_is_gone_is_missed() {
     std::fs::remove_dir(&shard).unwrap();
     std::fs::rename(&aside, &shard).unwrap();
     assert_eq!(pairs(table.provider().await.unwrap()).await, id_pairs(0..20));
+}
+
+/// Nothing of ours was ever in the table: its shards' ids, their manifests, its config are Lance's.
+#[tokio::test]
+async fn what_lance_flushed_into_its_own_table_is_merged() {
+    for keyed in [true, false] {
+        for sharding in [Sharding::Manual, Sharding::Unsharded] {
+            let foreign = Foreign::create(keyed, &sharding).await;
+            let written = [(1, 10), (2, 20), (3, 30)];
+            let writer = foreign.lance(Uuid::new_v4()).await;
+            writer.put(vec![rows(&written)]).await.unwrap();
+            writer.close().await.unwrap();
+            let report = merge(&foreign.table().await).await;
+            assert_eq!((report.sstables, report.rows), (1, 3));
+            assert_eq!(foreign.seen().await, expected(&written));
+            let mut base = foreign.dataset.clone();
+            base.checkout_latest().await.unwrap();
+            assert_eq!(base.count_rows(None).await.unwrap(), 3);
+
+            // Our SSTable follows Lance's in the same shard.
+            let table = foreign.table().await;
+            let shard = table.shard_ids().await.unwrap()[0];
+            let ours = table.shard_writer(shard, config()).await.unwrap();
+            ours.put(rows(&[(4, 40)])).await.unwrap();
+            if keyed {
+                ours.delete(keys(&[1])).await.unwrap();
+            }
+            ours.close().await.unwrap();
+            assert_eq!(merge(&foreign.table().await).await.sstables, 1);
+            let all = [(1, 10), (2, 20), (3, 30), (4, 40)];
+            assert_eq!(foreign.seen().await, expected(if keyed { &all[1..] } else { &all }));
+        }
+    }
 }
