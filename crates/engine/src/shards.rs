@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fencepost_wal::{ManifestStore, Shard, ShardId};
+use fencepost_wal::{MEM_WAL_FOLDER, ManifestStore, Shard, ShardId, ShardManifest};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
@@ -35,15 +35,45 @@ pub(crate) fn vanished(base: &BaseTable, listed: &BTreeSet<ShardId>) -> Option<S
     base.merged().keys().find(|id| !listed.contains(id)).copied()
 }
 
-/// A shard that the latest base version knows and that does not exist.
+/// Whether a shard goes on behind what this base version, read before the manifest, has merged from it. One that does
+/// not was lost, or an old copy of it was put back: it would number its next SSTables as those that were merged, and
+/// every reader would take their rows for merged (I1).
+pub(crate) fn is_behind_its_merges(base: &BaseTable, id: ShardId, manifest: Option<&ShardManifest>) -> bool {
+    let merged = base.merged().get(&id);
+    merged.is_some_and(|merged| manifest.is_none_or(|manifest| manifest.current_generation <= *merged))
+}
+
+/// A shard that the latest base version has merged from, and that does not exist or is older than that.
 pub(crate) async fn lost(base: &BaseTable) -> Result<Option<ShardId>> {
     let base = base.refreshed().await?;
     for id in base.merged().keys() {
-        if manifests(&base, *id).latest().await?.is_none() {
+        if is_behind_its_merges(&base, *id, manifests(&base, *id).latest().await?.as_ref()) {
             return Ok(Some(*id));
         }
     }
     Ok(None)
+}
+
+/// Refuses a shard that [`is_behind_its_merges`], before anything is written to it.
+///
+/// # Errors
+/// [`Error::Corrupt`] that names the shard.
+pub(crate) async fn check_not_lost(base: &BaseTable, id: ShardId) -> Result<()> {
+    if base.merged().contains_key(&id) && is_behind_its_merges(base, id, manifests(base, id).latest().await?.as_ref()) {
+        return Err(is_lost(base, id));
+    }
+    Ok(())
+}
+
+/// The answer about such a shard.
+pub(crate) fn is_lost(base: &BaseTable, shard: ShardId) -> Error {
+    Error::Corrupt {
+        url: base.lance_store().describe(None),
+        reason: format!(
+            "SSTables of shard {shard} were merged into the base table, but the shard is gone from \
+             `{MEM_WAL_FOLDER}`, or what is there is older than that; restore it"
+        ),
+    }
 }
 
 /// The shards of a table, in the order of their values, those of unknown rows last.
@@ -118,7 +148,11 @@ pub(crate) fn for_writing(base: &BaseTable, shards: Vec<TableShard>) -> Result<V
 
 /// Makes the shard of a value, if it does not exist. Its id derives from the table's, so two processes that do this at
 /// once make the same one.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is no new shard: the base table has merged from it.
 pub(crate) async fn make(base: &BaseTable, id: ShardId, value: &ShardValue) -> Result<()> {
+    check_not_lost(base, id).await?;
     Ok(manifests(base, id).initialize(base.first_manifest(id, value)).await?)
 }
 

@@ -48,7 +48,7 @@ impl CommitHandler for Unbroken {
             .try_collect()
             .await?;
         let seen = newer.iter().filter(|found| found.version < manifest.version).count() as u64;
-        if seen != manifest.version - self.read_version - 1 {
+        if Some(seen) != manifest.version.checked_sub(self.read_version).and_then(|newer| newer.checked_sub(1)) {
             return Err(CommitError::OtherError(lance::Error::not_supported(format!(
                 "versions between {} and {} of the base table were cleaned up while the commit was prepared, so what \
                  they changed cannot be told any more; it starts again from the newest version",

@@ -55,6 +55,9 @@ async fn pending_of(base: &BaseTable, id: ShardId) -> Result<Result<Vec<Pending>
     let Some(manifest) = ManifestStore::new(shard).latest_certain().await? else {
         return Ok(Ok(Vec::new()));
     };
+    if shards::is_behind_its_merges(base, id, Some(&manifest)) {
+        return Err(shards::is_lost(base, id));
+    }
     let first = merged(base, id).next()?.get();
     let pending = (first..manifest.current_generation.get()).map(|generation| {
         let listed = manifest.sstables.iter().find(|s| s.generation.get() == generation);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Generation, MEM_WAL_FOLDER, ManifestStore, Shard, ShardId, WalTailer};
+use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, ShardId, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardView, Snapshot, SsTableCache};
@@ -35,13 +35,7 @@ pub(crate) async fn snapshot_from_storage(base: &BaseTable, cache: &Arc<SsTableC
 /// The answer after [`MAX_ROUNDS`].
 pub(crate) async fn moved_on(base: &BaseTable) -> Error {
     match shards::lost(base).await {
-        Ok(Some(shard)) => Error::Corrupt {
-            url: base.lance_store().describe(None),
-            reason: format!(
-                "SSTables of shard {shard} were merged into the base table, but the shard is gone from \
-                 `{MEM_WAL_FOLDER}`; restore it"
-            ),
-        },
+        Ok(Some(shard)) => shards::is_lost(base, shard),
         Ok(None) => Error::NotSupported(format!(
             "the table moved on {MAX_ROUNDS} times while a snapshot of it was taken; try again"
         )),
@@ -76,6 +70,9 @@ async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result
             let nothing = ShardView { shard: id, value, memtables: vec![], sstables: vec![] };
             return Ok((merged == Generation::ZERO).then_some(nothing));
         };
+        if shards::is_behind_its_merges(base, id, Some(&manifest)) {
+            return Ok(None);
+        }
         let listed = |g: u64| manifest.sstables.iter().any(|s| s.generation.get() == g);
         if !(merged.get() + 1..manifest.current_generation.get()).all(listed) {
             return Ok(None);

@@ -22,6 +22,7 @@ use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue};
+use crate::shards;
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
 
@@ -77,6 +78,7 @@ impl ShardWriter {
         // Before anybody is fenced.
         config.validate()?;
         let format = RowFormat::of(&base)?;
+        shards::check_not_lost(&base, shard.id()).await?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
         let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
         let router = match value {

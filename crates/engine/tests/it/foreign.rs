@@ -302,22 +302,37 @@ async fn a_shard_that_was_merged_from_and_is_gone_is_missed() {
     let store = Store::open(path.to_str().unwrap(), &HashMap::new()).unwrap();
     let options = fencepost::TableOptions { primary_key: vec!["id".into()], sharding: "bucket(id,2)".parse().unwrap() };
     let table = Table::create(store, schema(), options).await.unwrap();
+    let gone = table.shard_ids().await.unwrap()[1];
+    let shard = path.join("_mem_wal").join(gone.to_string());
+    let (aside, backup) = (dir.path().join("aside"), dir.path().join("backup"));
+    std::fs::create_dir_all(backup.join("manifest")).unwrap();
+    for file in std::fs::read_dir(shard.join("manifest")).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), backup.join("manifest").join(file.file_name())).unwrap();
+    }
     let writer = table.writer(config()).await.unwrap();
     writer.put(crate::support::ids(0..20)).await.unwrap();
     writer.close().await.unwrap();
     table.merge(&fencepost::MergeOptions::default(), |_| {}).await.unwrap();
-    let gone = table.shard_ids().await.unwrap()[1];
-    let shard = path.join("_mem_wal").join(gone.to_string());
-    let aside = dir.path().join("aside");
     std::fs::rename(&shard, &aside).unwrap();
-    for emptied in [false, true] {
-        let error = table.provider().await.unwrap_err();
+    let refused = |error: Error| {
         assert!(matches!(&error, Error::Corrupt { .. }) && error.to_string().contains(&gone.to_string()), "{error}");
+    };
+    for emptied in [false, true] {
+        refused(table.provider().await.unwrap_err());
+        // A writer would number its SSTables as the merged ones.
+        refused(table.writer(config()).await.unwrap_err());
+        refused(table.shard_writer(gone, config()).await.unwrap_err());
         if !emptied {
             std::fs::create_dir(&shard).unwrap();
         }
     }
     std::fs::remove_dir(&shard).unwrap();
+    // A copy from before it was merged from is no better.
+    std::fs::rename(&backup, &shard).unwrap();
+    refused(table.provider().await.unwrap_err());
+    refused(table.writer(config()).await.unwrap_err());
+    refused(table.merge(&fencepost::MergeOptions::default(), |_| {}).await.unwrap_err());
+    std::fs::rename(&shard, &backup).unwrap();
     std::fs::rename(&aside, &shard).unwrap();
     assert_eq!(pairs(table.provider().await.unwrap()).await, id_pairs(0..20));
 }
