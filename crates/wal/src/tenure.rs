@@ -116,6 +116,22 @@ impl Tenure {
         self.shared.stopped.send_replace(true);
     }
 
+    /// Reads the newest manifest and stops the tenure if another claim owns the shard. Appending and publishing need
+    /// no such look; reading what other processes have made of the log does.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; errors of reading, which stop nothing.
+    pub async fn confirm(&self) -> Result<()> {
+        self.check()?;
+        let latest = self.shared.manifests.latest_existing().await?;
+        if latest.is_owned_by(self.identity()) {
+            return Ok(());
+        }
+        let fenced = self.fenced_by(latest.writer_epoch, Outcome::NotWritten);
+        self.stop(fenced.clone());
+        Err(fenced)
+    }
+
     /// Resolves when the tenure has been fenced, poisoned or closed.
     pub async fn stopped(&self) {
         let mut stopped = self.shared.stopped.subscribe();

@@ -230,12 +230,29 @@ impl ShardWriter {
         // Section 9: the base first, so that what was merged is left out.
         let base = self.base.refreshed().await?;
         let view = self.view()?;
+        self.confirm_on(&base).await?;
         Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
     }
 
     /// The error that fenced this writer, if one did and it knows.
     fn fenced(&self) -> Option<WalError> {
         self.tenure().check().err().filter(|error| matches!(error, WalError::Fenced { .. }))
+    }
+
+    /// Whether what this writer knows can be read together with a base version. If the base has merged a generation
+    /// that this writer has not seen published, either the publish has landed and its answer is on the way, or a
+    /// successor has numbered other rows so: then a MemTable of that number holds neither what the base has nor what
+    /// is behind it.
+    async fn confirm_on(&self, base: &BaseTable) -> Result<()> {
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        let stats = memory.levels.stats();
+        let unpublished = stats.generation.get().saturating_sub(stats.frozen as u64);
+        match base.merged().get(&self.shard.id()) {
+            Some(merged) if merged.get() >= unpublished => Ok(self.tenure().confirm().await?),
+            _ => Ok(()),
+        }
     }
 
     /// What readers see of this shard now.

@@ -149,7 +149,8 @@ impl TableWriter {
     }
 
     /// The table as this writer knows it at this moment, its MemTables included, for SQL. Shards for new values that
-    /// another writer made are read from storage.
+    /// another writer made are read from storage. Shards that Lance adds to an unsharded or bucket table after this writer
+    /// was opened are not looked for; [`Table::provider`](crate::Table::provider) sees them.
     ///
     /// # Errors
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped a shard's writer, if one did.
@@ -162,6 +163,9 @@ impl TableWriter {
             };
             let own = self.shards.all();
             let mut views = own.iter().map(|shard| shard.view()).collect::<Result<Vec<_>>>()?;
+            for shard in &own {
+                shard.confirm_on(&base).await?;
+            }
             // One that was opened here meanwhile is read here.
             let others = others.into_iter().filter(|view| own.iter().all(|shard| shard.shard_id() != view.shard));
             views.extend(others);

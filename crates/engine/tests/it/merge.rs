@@ -147,6 +147,34 @@ async fn a_frozen_memtable_whose_sstable_was_merged_shows_its_rows_once() {
     assert_eq!(scanned(&writer.shards()[0]).await, []);
 }
 
+/// A replaced writer that does not know it: its successor has numbered the rows otherwise, and the first of its SSTables
+/// is merged. The old writer's MemTable of that number holds more than the base has, or less.
+#[tokio::test]
+async fn a_replaced_writer_does_not_mix_its_memtable_with_what_its_successor_merged() {
+    for key in [true, false] {
+        let bucket = Bucket::new();
+        let table = if key { keyed(&bucket, 1).await } else { keyless(&bucket, 1).await };
+        let old = table.writer(config()).await.unwrap();
+        for id in 0..10 {
+            old.put(ids(id..id + 1)).await.unwrap();
+        }
+        // The replay is published in pieces.
+        let next = bucket.process().writer(small(5)).await;
+        let process = bucket.process();
+        let second = process.faults.on(Op::Create).path_contains("_versions/").nth(2).stall();
+        let merger = process.merger();
+        soon("the second generation", second.reached()).await;
+        assert_eq!(merged_generation(&bucket).await, 1);
+        assert_eq!(bucket.seen().await, id_pairs(0..10));
+        let refused =
+            |error: Error| assert!(matches!(error, Error::Wal(fencepost::wal::Error::Fenced { .. })), "{error}");
+        refused(old.provider().await.unwrap_err());
+        refused(old.shards()[0].scan().await.err().unwrap());
+        drop(next);
+        merger.abort();
+    }
+}
+
 /// Stops a merger before its `n`th write and kills it there; whoever reads in between, and whoever merges afterwards,
 /// gets what was written.
 #[tokio::test]
