@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use uuid::Uuid;
-
 use crate::adopt::inherit;
 use crate::entry::{WalEntry, WriterIdentity, encode_sentinel};
 use crate::error::{Error, Outcome, Result};
@@ -96,7 +94,7 @@ struct Claim {
 
 /// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
 async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
-    let writer_id = Uuid::new_v4();
+    let writer_id = shard.store().surroundings().fresh_id();
     let clean = std::sync::Mutex::new(false);
     let committed = manifests.commit(None, |manifest| {
         let clean = &clean;

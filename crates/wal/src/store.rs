@@ -19,6 +19,7 @@ use url::Url;
 use crate::client_options::ClientOptions;
 use crate::error::{Error, Result};
 use crate::retry::{RetryPolicy, is_transient};
+use crate::surroundings::{RealSurroundings, Surroundings};
 
 /// The stores behind `memory://`, by authority: every handle of a process to one name sees the same objects.
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
@@ -36,6 +37,7 @@ pub struct Store {
     local: bool,
     retry: RetryPolicy,
     download_retries: usize,
+    surroundings: Arc<dyn Surroundings>,
 }
 
 impl fmt::Debug for Store {
@@ -117,13 +119,22 @@ impl Store {
     /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
         let download_retries = ClientOptions::default().download_retries;
-        Self { inner, root, local: url.scheme() == "file", url, retry: RetryPolicy::default(), download_retries }
+        let local = url.scheme() == "file";
+        let surroundings = Arc::new(RealSurroundings);
+        Self { inner, root, local, url, retry: RetryPolicy::default(), download_retries, surroundings }
     }
 
     /// The same store with other limits for the retries of its requests.
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// The same store seen by a process with another clock and other dice: for simulations.
+    #[must_use]
+    pub fn with_surroundings(mut self, surroundings: Arc<dyn Surroundings>) -> Self {
+        self.surroundings = surroundings;
         self
     }
 
@@ -152,6 +163,11 @@ impl Store {
     /// The limits of the retries of one request.
     pub fn retry(&self) -> &RetryPolicy {
         &self.retry
+    }
+
+    /// The clock and the dice of this process.
+    pub fn surroundings(&self) -> &dyn Surroundings {
+        self.surroundings.as_ref()
     }
 
     /// How often Lance goes on with a download that broke off: `download_retry_count`.

@@ -64,7 +64,7 @@ impl ManifestStore {
             return Ok(());
         }
         let mut first = first;
-        first.extension.get_or_insert_with(Extension::default).commit_id = Uuid::new_v4();
+        first.extension.get_or_insert_with(Extension::default).commit_id = self.fresh_id();
         match self.create(&first).await? {
             Created::Ours => self.lineage_holds(&first).await.map(|_| ()),
             Created::SomebodyElses => Ok(()),
@@ -186,7 +186,7 @@ impl ManifestStore {
             next.version = version;
             let extension = next.extension.get_or_insert_with(Extension::default);
             extension.parent_commit_id = parent_commit_id;
-            extension.commit_id = Uuid::new_v4();
+            extension.commit_id = self.fresh_id();
             match self.create(&next).await? {
                 // I6: success proves only that the name was free; it may be one that was pruned.
                 Created::Ours => {
@@ -281,6 +281,10 @@ impl ManifestStore {
                 tracing::debug!(%path, %error, "the version hint was not written");
             }
         });
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        self.shard.store().surroundings().fresh_id()
     }
 
     fn unknown(&self, version: ManifestVersion, reason: impl ToString) -> Error {

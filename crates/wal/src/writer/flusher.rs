@@ -95,7 +95,9 @@ impl Flusher {
             };
             // With the window full only an answer helps; the deadline is for items that nobody is waiting for.
             let due = deadline.filter(|_| self.window_is_open());
+            // In this order, so that a run is repeated exactly by the same answers.
             tokio::select! {
+                biased;
                 Some(answer) = self.running.next() => self.answered(answer)?,
                 () = self.queue.bell.notified() => {}
                 () = sleep_until(due) => {}

@@ -1,0 +1,30 @@
+//! What the log takes from the world beside the object store: the wall clock and fresh random ids. Everything else
+//! that depends on time uses tokio's clock, so that a simulation with paused time and a seed repeats a run exactly.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+/// The wall clock and the dice of a process. Production code uses [`RealSurroundings`]; a simulation brings its own.
+pub trait Surroundings: fmt::Debug + Send + Sync {
+    /// The time of day, to compare with the times that the store gives its objects. No safety rests on it.
+    fn now(&self) -> SystemTime;
+
+    /// A random UUID that nobody else ever gets: the id of a claim, a commit, a checkpoint.
+    fn fresh_id(&self) -> Uuid;
+}
+
+/// The system's clock and random numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealSurroundings;
+
+impl Surroundings for RealSurroundings {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
