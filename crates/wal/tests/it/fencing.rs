@@ -371,7 +371,7 @@ async fn a_small_replay_budget_reads_the_rest_again_and_returns_the_same() {
     }
     for replay_budget_bytes in [0, 1, 3_000, 20_000, usize::MAX] {
         for prefetch in [0, 1, 64] {
-            let options = OpenOptions { replay_budget_bytes, prefetch };
+            let options = OpenOptions { replay_budget_bytes, prefetch, ..OpenOptions::default() };
             let opened = fencepost_wal::open(&bucket.shard(), &options).await.unwrap();
             assert_eq!(opened.replay.rows(), expected.len() as u64);
             assert_eq!(replayed(opened.replay).await, expected, "budget {replay_budget_bytes}");
