@@ -16,4 +16,5 @@ mod random;
 mod schedules;
 mod support;
 mod tailer;
+mod takeover;
 mod writer;
