@@ -38,6 +38,7 @@
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
 //! | look at a shard | [`ManifestStore::latest`] |
+//! | prove every object of a shard | [`verify()`] |
 //! | check a bucket before trusting it | [`probe()`] |
 
 #![forbid(unsafe_code)]
@@ -56,6 +57,8 @@ mod manifest;
 mod names;
 mod prefetch;
 mod probe;
+#[doc(hidden)]
+pub mod raw;
 mod retry;
 mod shard;
 mod slot;
@@ -64,6 +67,7 @@ mod store;
 mod surroundings;
 mod tailer;
 mod tenure;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adopted, adopt};
@@ -84,4 +88,5 @@ pub use store::Store;
 pub use surroundings::{RealSurroundings, Surroundings};
 pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
+pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

@@ -219,9 +219,15 @@ impl Store {
 
     /// Lists the names of the folders in a folder.
     pub(crate) async fn list_folders(&self, folder: &Path) -> Result<Vec<String>> {
+        Ok(self.list_level(folder).await?.0)
+    }
+
+    /// Lists what stands directly in a folder: the names of its folders, and its objects.
+    pub(crate) async fn list_level(&self, folder: &Path) -> Result<(Vec<String>, Vec<ObjectMeta>)> {
         self.retried("LIST", folder, || async {
             let listed = self.in_time(self.inner.list_with_delimiter(Some(folder))).await?;
-            Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+            let folders = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+            Ok((folders.collect(), listed.objects))
         })
         .await
     }

@@ -107,7 +107,7 @@ pub(super) fn encode_hint(version: ManifestVersion) -> Vec<u8> {
 }
 
 /// The bytes of a manifest object.
-pub(super) fn encode(manifest: &ShardManifest) -> Vec<u8> {
+pub(crate) fn encode(manifest: &ShardManifest) -> Vec<u8> {
     let message = ManifestMessage {
         version: manifest.version.get(),
         writer_epoch: manifest.writer_epoch.get(),
@@ -176,7 +176,7 @@ fn encode_extension(extension: &Extension, checksum: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::Corrupt`] if it does not, or was written by a newer Fencepost than this one understands.
-pub(super) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: ManifestVersion) -> Result<ShardManifest> {
+pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: ManifestVersion) -> Result<ShardManifest> {
     let corrupt = |reason: String| Error::corrupt(object, reason);
     let message = ManifestMessage::decode(bytes).map_err(|e| corrupt(e.to_string()))?;
     if message.version != version.get() {

@@ -1,7 +1,7 @@
 //! The shard manifest: the value, its bytes, and the store of its versions. Who may change what is decided by the
 //! callers (claim, tenure); how a change becomes the next version is decided here.
 
-mod codec;
+pub(crate) mod codec;
 mod store;
 
 use uuid::Uuid;

@@ -15,4 +15,5 @@ mod random;
 mod schedules;
 mod support;
 mod tailer;
+mod verify;
 mod writer;
