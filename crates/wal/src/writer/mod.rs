@@ -2,11 +2,11 @@
 //! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
 //! `tenure` and `slot`.
 
-mod cap;
 mod config;
 mod flusher;
 mod group;
 mod measure;
+mod pace;
 mod queue;
 
 use std::future::Future;

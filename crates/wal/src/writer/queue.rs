@@ -90,15 +90,22 @@ impl Waiting {
         self.bytes
     }
 
-    /// When the next group is to leave, in the past if that is now; `None` if there is nothing to send. A flush alone
-    /// sends nothing: it waits for answers.
+    /// Whether what waits is enough to be sent, and is to be sent whatever else may come. A flush alone sends nothing: it
+    /// waits for answers.
+    pub(super) fn is_pressing(&self, config: &WalConfig) -> bool {
+        self.bytes > 0 && (self.closed || self.flushes > 0 || self.bytes >= config.max_buffer_bytes)
+    }
+
+    /// When the next group has waited long enough, perhaps in the past; `None` if there is nothing to send.
     pub(super) fn due(&self, config: &WalConfig) -> Option<Instant> {
         let first = self.items.front().filter(|_| self.bytes > 0)?;
-        if self.closed || self.flushes > 0 || self.bytes >= config.max_buffer_bytes {
-            return Some(first.queued);
-        }
         let interval = first.queued + config.flush_interval;
         Some(self.urgent.front().map_or(interval, |queued| interval.min(*queued + config.linger)))
+    }
+
+    /// How many items somebody waits for.
+    pub(super) fn urgent(&self) -> usize {
+        self.urgent.len()
     }
 
     fn push(&mut self, item: Item) {
