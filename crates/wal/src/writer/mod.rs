@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::error::{Error, Outcome, Result};
+use crate::gc::{BackgroundGc, BaseProgress, GcConfig};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
@@ -42,6 +43,9 @@ pub struct WalConfig {
     pub max_unflushed_bytes: usize,
     /// PUTs that may run at once, 1 to 32. Default 1: the next group gathers while one is under way.
     pub max_in_flight: usize,
+    /// Garbage collection of the writer's own shard beside it, safe as it is; `None` for none. Default every 10
+    /// minutes. A writer that is started from a [`Tenure`] by [`start`](WalWriter::start) leaves it to its caller.
+    pub gc: Option<GcConfig>,
 }
 
 impl Default for WalConfig {
@@ -51,6 +55,7 @@ impl Default for WalConfig {
             flush_interval: Duration::from_millis(100),
             max_unflushed_bytes: 1 << 30,
             max_in_flight: 1,
+            gc: Some(GcConfig::default()),
         }
     }
 }
@@ -74,7 +79,7 @@ impl WalConfig {
         if self.flush_interval.is_zero() {
             return invalid("flush_interval is zero; use a positive time".into());
         }
-        Ok(())
+        self.gc.as_ref().map_or(Ok(()), GcConfig::validate)
     }
 }
 
@@ -106,6 +111,7 @@ pub struct WalWriter {
     tenure: Tenure,
     queue: Arc<Queue>,
     task: JoinHandle<()>,
+    gc: Option<BackgroundGc>,
 }
 
 impl WalWriter {
@@ -122,7 +128,12 @@ impl WalWriter {
     ) -> Result<(Self, Replay)> {
         config.validate()?;
         let Opened { tenure, replay } = open(shard, options).await?;
-        Ok((Self::start(tenure, schema, config, WalOnly)?, replay))
+        let gc = config.gc.clone();
+        let mut writer = Self::start(tenure.clone(), schema, config, WalOnly)?;
+        // A log alone: nothing is merged into any base table.
+        let no_base = || std::future::ready(Ok(BaseProgress::default()));
+        writer.gc = gc.map(|gc| BackgroundGc::start(tenure, gc, no_base));
+        Ok((writer, replay))
     }
 
     /// Starts to write in a tenure that the caller has, whose replay it has taken. Every entry that lands is given
@@ -135,7 +146,7 @@ impl WalWriter {
         let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
         let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
         let task = tokio::spawn(flusher.run());
-        Ok(Self { tenure, queue, task })
+        Ok(Self { tenure, queue, task, gc: None })
     }
 
     /// The right to write, for publishing SSTables.
@@ -213,7 +224,8 @@ impl WalWriter {
 
     /// Counters and positions, exact at this moment, also right after opening.
     pub fn stats(&self) -> WalStats {
-        self.queue.stats()
+        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WalStats { gc, ..self.queue.stats() }
     }
 
     /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where
