@@ -42,6 +42,7 @@ mod count;
 mod faults;
 mod ignore_condition;
 mod rng;
+pub mod run;
 mod s3;
 
 pub use child::{ChildError, Process};
