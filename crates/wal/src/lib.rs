@@ -60,6 +60,7 @@ mod liveness;
 mod manifest;
 mod names;
 mod prefetch;
+mod preflight;
 mod probe;
 #[doc(hidden)]
 pub mod raw;

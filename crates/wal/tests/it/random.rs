@@ -129,6 +129,8 @@ impl World {
         self.asked_away.extend(live.flat_map(|e| e.3.into_iter().map(move |id| (id, e.0))));
         if self.rng.chance(0.7) {
             self.bucket.collect_garbage().await;
+            let newest = self.bucket.manifest().await.version.get();
+            self.bucket.prune_below(newest.saturating_sub(15)).await;
         }
     }
 
