@@ -44,6 +44,7 @@ mod faults;
 mod ignore_condition;
 mod latency;
 mod rng;
+pub mod run;
 mod s3;
 
 pub use child::{ChildError, Process};

@@ -14,6 +14,7 @@ use super::measure::{Framing, bytes_in_memory};
 use super::{Durability, WalConfig};
 use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
+use crate::gc::GcStats;
 use crate::ids::Position;
 use crate::stats::{Counters, WalStats, add, micros};
 use crate::tenure::Tenure;
@@ -394,6 +395,7 @@ impl Queue {
             dead_positions: get(&c.dead_positions),
             backpressure_waits: get(&c.backpressure_waits),
             backpressure_time: micros(&c.backpressure_micros),
+            gc: GcStats::default(),
             unflushed_bytes: (self.config.max_unflushed_bytes - self.budget.available_permits()) as u64,
         }
     }

@@ -17,4 +17,5 @@ mod schedules;
 mod support;
 mod tailer;
 mod takeover;
+mod verify;
 mod writer;
