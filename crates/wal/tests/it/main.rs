@@ -7,6 +7,7 @@
 
 mod adopt;
 mod answers;
+mod cost;
 mod damage;
 mod fencing;
 mod lance;
