@@ -8,6 +8,7 @@
 //! | a store that accepts conditional writes and ignores the condition | [`IgnoreConditionStore`] |
 //! | a real S3 server on loopback, with an atomic `If-None-Match: *` | [`S3Server`] |
 //! | another process, to be suspended or killed between two acknowledgements | [`Process`] |
+//! | a disk that loses its power, and with it what was not fsynced | [`PowerLossDisk`], [`PowerLossStore`] |
 //! | random numbers that come back with the seed | [`Rng`] |
 //!
 //! Every store is an ordinary [`object_store::ObjectStore`], so they nest: a counter around a script of faults around
@@ -41,6 +42,7 @@ mod child;
 mod count;
 mod faults;
 mod ignore_condition;
+mod power_loss;
 mod rng;
 mod s3;
 
@@ -50,6 +52,7 @@ pub use faults::{
     Fault, FaultStore, Gate, InjectedFault, Landed, Op, Outcome, RandomFaults, Record, Rule, RuleBuilder, is_injected,
 };
 pub use ignore_condition::IgnoreConditionStore;
+pub use power_loss::{Call, PowerLossDisk, PowerLossStore, Survival, Syncs};
 pub use rng::Rng;
 pub use s3::S3Server;
 

@@ -48,6 +48,7 @@ mod claim;
 mod client_options;
 mod entry;
 mod error;
+mod files;
 #[cfg(test)]
 mod golden;
 mod ids;
@@ -71,6 +72,7 @@ pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
+pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{

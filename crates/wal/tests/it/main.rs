@@ -11,6 +11,8 @@ mod damage;
 mod fencing;
 mod lance;
 mod manifest;
+mod peers_probes;
+mod power_loss;
 mod random;
 mod schedules;
 mod support;
