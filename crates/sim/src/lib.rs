@@ -54,7 +54,7 @@ pub use faults::{
 pub use ignore_condition::IgnoreConditionStore;
 pub use power_loss::{Call, PowerLossDisk, PowerLossStore, Survival, Syncs};
 pub use rng::Rng;
-pub use s3::S3Server;
+pub use s3::{S3Habits, S3Server};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

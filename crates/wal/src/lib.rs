@@ -38,7 +38,7 @@
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
 //! | look at a shard | [`ManifestStore::latest`] |
-//! | check a bucket before trusting it | [`probe()`] |
+//! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
@@ -78,7 +78,7 @@ pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
-pub use probe::{ProbeReport, probe};
+pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
 pub use stats::WalStats;

@@ -203,7 +203,8 @@ impl ObjectStore for PowerLossStore {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let prefix = prefix.cloned().unwrap_or_default();
-        let mut result = ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
+        let mut result =
+            ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
         for object in self.clone().found(prefix.clone()).await? {
             let below: Vec<_> = object.location.prefix_match(&prefix).into_iter().flatten().collect();
             match below.as_slice() {

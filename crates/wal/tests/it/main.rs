@@ -16,5 +16,6 @@ mod power_loss;
 mod random;
 mod schedules;
 mod support;
+mod survey;
 mod tailer;
 mod writer;
