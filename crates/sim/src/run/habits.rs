@@ -122,12 +122,8 @@ impl Habits {
                 }
             }
         }
-        let lengths = Lengths {
-            short: rng.below(4),
-            minutes: rng.below(3),
-            days: rng.below(4),
-            until_event: 1 + rng.below(6),
-        };
+        let lengths =
+            Lengths { short: rng.below(4), minutes: rng.below(3), days: rng.below(4), until_event: 1 + rng.below(6) };
         Self {
             kind: if rng.chance(0.75) { Kind::MemTable } else { Kind::WalOnly },
             writers: 1 + rng.below(4),

@@ -186,7 +186,8 @@ async fn last_look(world: &Arc<World>, rng: &mut Rng) {
     match owned {
         Ok(true) if after > before => {}
         other => {
-            let what = format!("with all faults gone, the shard takes no rows: {other:?}, {before} to {after} acknowledged");
+            let what =
+                format!("with all faults gone, the shard takes no rows: {other:?}, {before} to {after} acknowledged");
             world.fail("last", Invariant::Liveness, what);
         }
     }

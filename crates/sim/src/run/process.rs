@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use fencepost_wal::Surroundings;
-use futures::future::BoxFuture;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;

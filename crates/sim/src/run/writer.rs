@@ -91,7 +91,8 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
 /// One life of a writer, from its claim to its end. `Ok(false)`: it never owned the shard.
 pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool> {
     let (budget, prefetch) = process.roll(|dice| (*dice.pick(&[0, 2000, 1 << 20]).unwrap_or(&0), 1 + dice.below(8)));
-    let options = OpenOptions { replay_budget_bytes: budget, prefetch: prefetch as usize };
+    let fence_width = process.roll(|dice| *dice.pick(&[1, 1, 2, 8]).unwrap_or(&1));
+    let options = OpenOptions { replay_budget_bytes: budget, prefetch: prefetch as usize, fence_width };
     let Opened { tenure, replay } = match open(shard, &options).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -114,7 +115,8 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
         judge_error(process, &error);
         return Ok(false);
     }
-    let writer = Writer { process, tenure, recorded, memtable, number, ending: AtomicBool::new(false), ended: Notify::new() };
+    let writer =
+        Writer { process, tenure, recorded, memtable, number, ending: AtomicBool::new(false), ended: Notify::new() };
     match process.chance(process.world.habits.plain) {
         true => writer.run_plain(options).await?,
         false => writer.run_batched().await?,
