@@ -160,7 +160,14 @@ struct Reading<'a> {
     current_generation: Generation,
     /// The last live entry that carries a generation.
     stamped_up_to: Option<Position>,
+    /// Entries that were in the log when it was first listed, or that it may have gained since, to be read in all.
+    may_read: u64,
+    /// How often sentinels came too late.
+    tries: usize,
 }
+
+/// What a log may gain while it is taken over, beyond as much as it held: a writer that adds more is not caught up with.
+const MAX_GAINED: u64 = 8192;
 
 impl<'a> Reading<'a> {
     fn new(shard: &'a Shard, claim: &Claim, options: &OpenOptions) -> Self {
@@ -180,6 +187,8 @@ impl<'a> Reading<'a> {
             last_seen: manifest.landed_up_to(),
             current_generation: manifest.current_generation,
             stamped_up_to: None,
+            may_read: MAX_GAINED,
+            tries: 0,
         }
     }
 
@@ -194,6 +203,7 @@ impl<'a> Reading<'a> {
             Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
+            self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
         self.read_on().await?;
@@ -234,10 +244,15 @@ impl<'a> Reading<'a> {
         let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
+            self.may_read = self.may_read.checked_sub(1).ok_or(self.outrun())?;
             width = (2 * width).min(self.prefetch);
             ahead.widen(width);
         }
         Ok(())
+    }
+
+    fn outrun(&self) -> Error {
+        Error::Outrun { shard: self.shard.id(), attempts: self.tries }
     }
 
     fn take(&mut self, entry: WalEntry) -> Result<()> {

@@ -72,8 +72,9 @@ pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_
         if !own.is_empty() {
             return Ok(Stand { own, last: super::before(reading.next) });
         }
+        reading.tries += 1;
         reading.read_on().await?;
         width = (2 * width).min(MAX_IN_FLIGHT);
     }
-    Err(Error::Outrun { shard: shard.id(), attempts: MAX_ROUNDS })
+    Err(reading.outrun())
 }

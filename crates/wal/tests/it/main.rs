@@ -7,6 +7,7 @@
 
 mod adopt;
 mod answers;
+mod cost;
 mod damage;
 mod fencing;
 mod lance;
@@ -19,5 +20,6 @@ mod schedules;
 mod support;
 mod survey;
 mod tailer;
+mod takeover;
 mod verify;
 mod writer;
