@@ -7,8 +7,13 @@
 
 mod adopt;
 mod answers;
+mod checkpoints;
 mod damage;
 mod fencing;
+mod gc;
+mod gc_crash;
+mod gc_plan;
+mod gc_schedules;
 mod lance;
 mod manifest;
 mod random;
