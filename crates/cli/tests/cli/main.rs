@@ -11,6 +11,7 @@ mod demo;
 mod exit_codes;
 mod flights;
 mod foreign;
+mod gc;
 mod pipes;
 mod python;
 mod round_trip;

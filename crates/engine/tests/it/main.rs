@@ -9,6 +9,7 @@
 mod create;
 mod every_type;
 mod foreign;
+mod gc;
 mod golden;
 mod histories;
 mod identity;

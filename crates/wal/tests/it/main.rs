@@ -7,9 +7,14 @@
 
 mod adopt;
 mod answers;
+mod checkpoints;
 mod cost;
 mod damage;
 mod fencing;
+mod gc;
+mod gc_crash;
+mod gc_plan;
+mod gc_schedules;
 mod lance;
 mod manifest;
 mod peers_probes;
