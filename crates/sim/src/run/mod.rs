@@ -153,6 +153,8 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
         let life = async {
             match role {
                 Role::Writer => {
+                    // A takeover costs a round too, so that those who only fence each other come to an end.
+                    world.take_round();
                     let wrote = writer::write(&process, &shard).await;
                     if let Err(error) = wrote {
                         world.fail(&process.name, Invariant::Truth, format!("a writer could not go on: {error}"));
@@ -161,9 +163,11 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
                 Role::Collector => {
                     while world.rounds_left() > 0 {
                         process.pause().await;
+                        let seen = world.changes();
                         if let Err(error) = collector::collect(&process, &shard).await {
                             writer::judge_error(&process, &error);
                         }
+                        world.wait_for_change(seen).await;
                     }
                 }
                 Role::Follower => follower::follow(&process, &shard).await,
@@ -186,7 +190,8 @@ async fn last_look(world: &Arc<World>, rng: &mut Rng) {
     match owned {
         Ok(true) if after > before => {}
         other => {
-            let what = format!("with all faults gone, the shard takes no rows: {other:?}, {before} to {after} acknowledged");
+            let what =
+                format!("with all faults gone, the shard takes no rows: {other:?}, {before} to {after} acknowledged");
             world.fail("last", Invariant::Liveness, what);
         }
     }

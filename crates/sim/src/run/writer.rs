@@ -62,6 +62,8 @@ struct Writer<'a> {
     number: usize,
     ending: AtomicBool,
     ended: Notify,
+    /// One flush at a time, each of what the one before it left.
+    flushing: tokio::sync::Mutex<()>,
 }
 
 /// Judges an error that `process` was given: those that only a broken log can give are violations.
@@ -114,7 +116,16 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
         judge_error(process, &error);
         return Ok(false);
     }
-    let writer = Writer { process, tenure, recorded, memtable, number, ending: AtomicBool::new(false), ended: Notify::new() };
+    let writer = Writer {
+        process,
+        tenure,
+        recorded,
+        memtable,
+        number,
+        ending: AtomicBool::new(false),
+        ended: Notify::new(),
+        flushing: tokio::sync::Mutex::default(),
+    };
     match process.chance(process.world.habits.plain) {
         true => writer.run_plain(options).await?,
         false => writer.run_batched().await?,
@@ -361,6 +372,7 @@ impl Writer<'_> {
     }
 
     async fn flush(&self, partial: bool) {
+        let _turn = self.flushing.lock().await;
         let flushed = match self.process.world.kind() {
             Kind::MemTable => self.publish(partial).await,
             Kind::WalOnly => self.truncate(partial).await,

@@ -113,8 +113,10 @@ impl Oracle {
             Kind::MemTable => {
                 let held: BTreeSet<u64> =
                     next.sstables.iter().filter_map(|s| self.sstables.get(&s.path)).flatten().copied().collect();
-                if let Some((position, id)) =
-                    passed.iter().flat_map(|(at, ids)| ids.iter().map(move |id| (at, id))).find(|(_, id)| !held.contains(id))
+                if let Some((position, id)) = passed
+                    .iter()
+                    .flat_map(|(at, ids)| ids.iter().map(move |id| (at, id)))
+                    .find(|(_, id)| !held.contains(id))
                 {
                     let what = format!("manifest {version} raises R to {to}; row {id} at {position} is in no SSTable");
                     return broken(Invariant::I5, what);
@@ -123,7 +125,10 @@ impl Oracle {
             }
             Kind::WalOnly => {
                 if !self.asked.contains(&to) {
-                    return broken(Invariant::I5, format!("manifest {version} raises R to {to}, which nobody asked for"));
+                    return broken(
+                        Invariant::I5,
+                        format!("manifest {version} raises R to {to}, which nobody asked for"),
+                    );
                 }
                 passed.iter().for_each(|(_, ids)| self.rows.consume(ids));
                 coverage.count("truncations");

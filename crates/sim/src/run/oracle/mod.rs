@@ -149,8 +149,9 @@ impl Oracle {
         if position <= replay_after {
             coverage.count("bytes in a hole that was collected");
         }
-        let top = self.entries.range(replay_after + 1..position).map(|(_, e)| e.epoch).max();
-        if entry.epoch < top.unwrap_or(epoch).max(epoch) && position > replay_after {
+        let before = self.entries.range(replay_after + 1..).take_while(|(at, _)| **at < position);
+        let top = before.map(|(_, e)| e.epoch).fold(epoch, u64::max);
+        if entry.epoch < top && position > replay_after {
             coverage.count("dead entries");
         }
         if entry.is_sentinel {
