@@ -74,6 +74,12 @@ pub(crate) struct Habits {
     pub(crate) writers: u64,
     pub(crate) collectors: u64,
     pub(crate) followers: u64,
+    /// Processes that make checkpoints.
+    pub(crate) keepers: u64,
+    /// Of a collector to merge a generation into the base first.
+    pub(crate) merge: f64,
+    /// Sentinels that a claim begins with.
+    pub(crate) fence_width: usize,
     /// Rounds of appends, flushes, … of all writers together.
     pub(crate) rounds: u64,
     pub(crate) faults: Faults,
@@ -131,6 +137,9 @@ impl Habits {
             writers: 1 + rng.below(4),
             collectors: u64::from(rng.chance(0.85)) + u64::from(rng.chance(0.25)),
             followers: rng.below(3),
+            keepers: u64::from(rng.chance(0.4)),
+            merge: *rng.pick(&[0.0, 0.2, 0.8]).unwrap_or(&0.2),
+            fence_width: *rng.pick(&[1, 1, 1, 2, 8]).unwrap_or(&1),
             rounds,
             faults,
             stalls,

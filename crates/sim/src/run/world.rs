@@ -316,6 +316,7 @@ impl World {
         let mut found = Ok(());
         let answer = {
             let state = &mut *self.state();
+            state.oracle.tick(wall_clock_at(now));
             let answer = match request {
                 Request::Create(_) if state.objects.contains_key(path) => {
                     Err(StoreError::AlreadyExists { path: path.to_string(), source: "it is there".into() })
