@@ -11,7 +11,7 @@ use crate::input::Format;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed for another reason than those below
+  1    failed for another reason than those below; verify: something is lost or damaged
   2    the command line is wrong
   3    the table does not exist, or exists already
   4    the input does not fit the table or cannot be read
@@ -26,6 +26,13 @@ Take a table that Lance made, or wrote to, into Fencepost's care: the table gets
 shards derive, and the manifest of each shard that Lance wrote to gets the fences that garbage collection has to leave. \
 Until then `inspect` shows such a shard as unadopted, and garbage collection refuses it. Fences nobody, may run beside \
 writers, and may be repeated.";
+
+const VERIFY: &str = "\
+Read every object of every shard: names, bytes and checksums, the history of the manifests, the log without holes, \
+epochs and fences, SSTables with their rows, key indexes and bloom filters, and the base table's record of what was \
+merged. Prints what was found, how bad it is and what to do; the exit code is 1 if something is lost or damaged, which \
+a warning or a remark is not. Writes nothing, fences nobody, may run beside writers, mergers and collectors. Reads all \
+of the log and all SSTables, so it takes as long as downloading them.";
 
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
@@ -55,6 +62,9 @@ pub(crate) enum Verb {
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
+    /// Read every object of every shard and say what is missing or damaged; exit code 1 if anything is
+    #[command(long_about = VERIFY)]
+    Verify(VerifyArgs),
     /// Check that a store keeps the promises that the log needs
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
@@ -215,6 +225,14 @@ pub(crate) struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
     #[command(flatten)]

@@ -17,3 +17,4 @@ mod round_trip;
 #[cfg(unix)]
 mod s3;
 mod support;
+mod verify;
