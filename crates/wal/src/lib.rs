@@ -37,6 +37,8 @@
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
+//! | keep a moment of a shard | [`checkpoint::create`] |
+//! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
 //! | prove every object of a shard | [`verify()`] |
 //! | check a bucket before trusting it | [`probe()`] |
@@ -45,10 +47,12 @@
 
 mod adopt;
 mod appender;
+pub mod checkpoint;
 mod claim;
 mod client_options;
 mod entry;
 mod error;
+pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;

@@ -1,12 +1,13 @@
 //! From a URL and options to the object store that holds a table: one store object for the log and for Lance.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -245,6 +246,84 @@ impl Store {
         self.in_time(self.inner.put_opts(path, PutPayload::from_bytes(bytes), options)).await.map(|_| ())
     }
 
+    /// Creates an object under a name that nobody else uses, so that whatever is there is ours.
+    pub(crate) async fn create_own(&self, path: &Path, bytes: Bytes) -> Result<()> {
+        let mut attempts = self.retry.start();
+        loop {
+            let error = match self.create_once(path, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::AlreadyExists { source, path: at }) => match self.get(path).await? {
+                    Some(found) if found == bytes => return self.settle(path).await,
+                    Some(_) => return Err(Error::corrupt(path, "somebody else's bytes stand under a fresh name")),
+                    None => StoreError::AlreadyExists { source, path: at },
+                },
+                Err(error) => error,
+            };
+            let again = is_transient(&error) || matches!(error, StoreError::AlreadyExists { .. });
+            if !again || !attempts.again().await {
+                return Err(Error::Store { operation: "PUT", object: path.to_string(), source: Arc::new(error) });
+            }
+        }
+    }
+
+    /// Deletes an object, or finds it gone, for good: on `file://` its folder is fsynced.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<()> {
+        self.retried("DELETE", path, || async {
+            match self.in_time(self.inner.delete(path)).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+                Err(e) => Err(e),
+            }
+        })
+        .await?;
+        match self.local_path(path).and_then(|file| Some(file.parent()?.to_owned())) {
+            Some(folder) => sync(path, move || std::fs::File::open(folder)?.sync_all()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes objects in no certain order, or finds them gone. With an error some may be deleted and others not.
+    pub(crate) async fn delete_all(&self, mut paths: Vec<Path>) -> Result<()> {
+        let mut attempts = self.retry.start();
+        while let Some(first) = paths.first().cloned() {
+            let asked = stream::iter(paths.clone()).map(Ok).boxed();
+            let mut answers = self.inner.delete_stream(asked);
+            let (mut deleted, mut absent, mut failure) = (HashSet::new(), 0, None);
+            loop {
+                // Which object was absent is told in the store's own words only, so these are counted.
+                match self.in_time(async { answers.next().await.transpose() }).await {
+                    Ok(Some(path)) => drop(deleted.insert(path)),
+                    Ok(None) => break,
+                    Err(StoreError::NotFound { .. }) => absent += 1,
+                    Err(error) => {
+                        let timed_out = matches!(error, StoreError::Generic { store: "timeout", .. });
+                        failure = Some(error);
+                        if timed_out {
+                            break;
+                        }
+                    }
+                }
+            }
+            drop(answers);
+            paths.retain(|path| !deleted.contains(path));
+            if paths.len() <= absent {
+                return Ok(());
+            }
+            let error = failure.unwrap_or_else(|| StoreError::Generic {
+                store: "delete_stream",
+                source: "it answered for fewer objects than it was asked to delete".into(),
+            });
+            if !is_transient(&error) || !attempts.again().await {
+                return Err(Error::Store { operation: "DELETE", object: first.to_string(), source: Arc::new(error) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of an object, if objects are files of this machine.
+    pub(crate) fn local_path(&self, path: &Path) -> Option<PathBuf> {
+        self.local.then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
+    }
+
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
     /// need nothing; a file's bytes are synced before it gets its name, but its name only with the folder.
     pub(crate) async fn settle(&self, path: &Path) -> Result<()> {
@@ -256,24 +335,14 @@ impl Store {
             object: path.to_string(),
             source: Arc::new(source),
         })?;
-        let synced = tokio::task::spawn_blocking(move || {
+        sync(path, move || {
             std::fs::File::open(&file)?.sync_all()?;
             match file.parent() {
                 Some(folder) => std::fs::File::open(folder)?.sync_all(),
                 None => Ok(()),
             }
         })
-        .await;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store {
-            operation: "fsync",
-            object: path.to_string(),
-            source: Arc::new(StoreError::Generic { store: "file", source }),
-        };
-        match synced {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(failed(e.into())),
-            Err(e) => Err(failed(e.into())),
-        }
+        .await
     }
 
     /// Repeats a read while it fails for a passing reason.
@@ -291,6 +360,20 @@ impl Store {
                 return Err(Error::Store { operation, object: path.to_string(), source: Arc::new(error) });
             }
         }
+    }
+}
+
+/// Runs the fsyncs that an object needs.
+async fn sync(path: &Path, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<()> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store {
+        operation: "fsync",
+        object: path.to_string(),
+        source: Arc::new(StoreError::Generic { store: "file", source }),
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(failed(e.into())),
+        Err(e) => Err(failed(e.into())),
     }
 }
 

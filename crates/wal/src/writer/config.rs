@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::gc::GcConfig;
 
 /// How a [`WalWriter`](crate::WalWriter) groups, limits and sends appends.
 #[derive(Debug, Clone)]
@@ -45,6 +46,10 @@ pub struct WalConfig {
     /// Prices differ and change: check your region. Without the cap a shard sends at most `max_in_flight` PUTs in the
     /// time that one takes: 4 in 30 ms are 133 per second.
     pub max_puts_per_second: Option<f64>,
+    /// Garbage collection of the writer's own shard beside it, safe as it is; `None` for none. Default every 10
+    /// minutes. A writer that is started from a [`Tenure`](crate::Tenure) by [`start`](crate::WalWriter::start) leaves it
+    /// to its caller.
+    pub gc: Option<GcConfig>,
 }
 
 impl Default for WalConfig {
@@ -56,6 +61,7 @@ impl Default for WalConfig {
             max_unflushed_bytes: 1 << 30,
             max_in_flight: 4,
             max_puts_per_second: None,
+            gc: Some(GcConfig::default()),
         }
     }
 }
@@ -91,6 +97,6 @@ impl WalConfig {
         {
             return invalid(format!("max_puts_per_second is {most}; use 0.001 to 100,000, or None for no cap"));
         }
-        Ok(())
+        self.gc.as_ref().map_or(Ok(()), GcConfig::validate)
     }
 }

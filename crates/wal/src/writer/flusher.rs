@@ -1,5 +1,5 @@
 //! The task that empties the queue: gives groups their positions, keeps a window of PUTs in flight, acknowledges in
-//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `cap`,
+//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `pace`,
 //! what is in it by `group`.
 
 use std::collections::VecDeque;
@@ -14,8 +14,8 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Landed;
-use super::cap::Cap;
 use super::group::{Group, Ready};
+use super::pace::{Cap, Spacing};
 use super::queue::{Held, Queue, Waiter};
 use crate::appender::{in_serial_zone, resolve};
 use crate::error::{Error, Outcome, Result};
@@ -59,6 +59,7 @@ pub(super) struct Flusher {
     /// The group that leaves next: it is being encoded, or waits for a PUT that may start.
     group: Option<Group>,
     cap: Option<Cap>,
+    spacing: Spacing,
     /// Entries in order of position, the lowest unacknowledged one first.
     window: VecDeque<Entry>,
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -68,8 +69,8 @@ impl Flusher {
     pub(super) fn new(tenure: Tenure, queue: Arc<Queue>, sink: Box<dyn Landed>) -> Result<Self> {
         let next = tenure.sentinel().next()?;
         let (window, running) = (VecDeque::new(), FuturesUnordered::new());
-        let cap = Cap::new(&queue.config);
-        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, window, running })
+        let (cap, spacing) = (Cap::new(&queue.config), Spacing::new(&queue.config));
+        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, spacing, window, running })
     }
 
     /// Runs until the queue is closed and empty, or the tenure stops.
@@ -137,9 +138,18 @@ impl Flusher {
         is_full || (self.may_start() && self.due().is_some_and(|due| due <= Instant::now()))
     }
 
+    /// When what waits in the queue is to leave, perhaps in the past.
     fn due(&self) -> Option<Instant> {
-        let due = self.queue.waiting().due(&self.queue.config)?;
-        Some(if self.queue.is_waiting_for_memory() { due.min(Instant::now()) } else { due })
+        let waiting = self.queue.waiting();
+        let due = waiting.due(&self.queue.config)?;
+        if waiting.is_pressing(&self.queue.config) || self.queue.is_waiting_for_memory() {
+            return Some(due.min(Instant::now()));
+        }
+        if self.window.is_empty() {
+            return Some(due);
+        }
+        let under_way = waiting.urgent() + self.window.iter().map(|entry| entry.waiters.len()).sum::<usize>();
+        Some(due.max(self.spacing.ready_at(under_way)))
     }
 
     fn may_start(&self) -> bool {
@@ -209,6 +219,7 @@ impl Flusher {
         if let Some(cap) = &mut self.cap {
             cap.take();
         }
+        self.spacing.started();
         let shard = self.tenure.shard().clone();
         self.running.push(Box::pin(async move { (position, place(&shard, position, &bytes).await) }));
     }
@@ -226,6 +237,7 @@ impl Flusher {
             add(&self.queue.counters.entries, 1usize);
             add(&self.queue.counters.entry_bytes, entry.bytes.len());
             add(&self.queue.counters.put_micros, entry.sent.elapsed().as_micros());
+            self.spacing.took(entry.sent.elapsed());
             return self.acknowledge();
         }
         // A dead position, in the serial zone: this entry is the only one in flight, and takes the next position

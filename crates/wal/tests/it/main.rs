@@ -11,6 +11,7 @@ mod damage;
 mod fencing;
 mod lance;
 mod manifest;
+mod pipelining;
 mod random;
 mod schedules;
 mod support;
