@@ -10,7 +10,9 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, Schema};
 use fencepost::verify::kinds as table_kinds;
 use fencepost_wal::verify::kinds as log_kinds;
-use fencepost_wal::{Epoch, Generation, ManifestVersion, Position, Severity, ShardManifest, WalEntry, raw};
+use fencepost_wal::{
+    Epoch, Generation, ManifestVersion, Position, Severity, Shard, ShardManifest, Store, WalEntry, checkpoint, raw,
+};
 use serde_json::Value;
 
 use crate::support::{Place, fencepost};
@@ -94,6 +96,26 @@ impl Case<'_> {
 
     fn edit_newest(&self, change: impl FnOnce(&mut ShardManifest)) -> PathBuf {
         self.edit(self.of.version, change)
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        file_below(&self.shard().join("checkpoints"), ".binpb")
+    }
+
+    /// A checkpoint that holds the last entries of the log.
+    fn list_checkpoint(&self) {
+        let store = Store::open(self.table().to_str().unwrap(), &HashMap::new()).unwrap();
+        let shard = Shard::new(store, self.of.shard.parse().unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let options = checkpoint::CheckpointOptions::default();
+        let made = runtime.block_on(checkpoint::create(&shard, &options)).unwrap();
+        // Made when R was two entries back, as far as the manifest and the object say.
+        let r = Position::new(self.of.tail - 2);
+        let path = self.checkpoint();
+        let mut object = raw::decode_checkpoint("c", &fs::read(&path).unwrap(), shard.id(), made.id).unwrap();
+        object.manifest.replay_after = r;
+        fs::write(&path, raw::encode_checkpoint(&object)).unwrap();
+        self.edit(self.of.version + 1, |m| m.extension.as_mut().unwrap().checkpoints[0].replay_after = r);
     }
 
     /// A copy of the last entry with rows, changed, as the next one.
@@ -195,6 +217,18 @@ const DAMAGE: &[(&str, Inflict)] = &[
             let batch = RecordBatch::try_from_iter([("other", names)]).unwrap();
             (entry.schema, entry.batches) = (batch.schema(), vec![batch]);
         })
+    }),
+    ("checkpoint-missing", |c| {
+        c.list_checkpoint();
+        removed(c.checkpoint())
+    }),
+    ("checkpoint-damaged", |c| {
+        c.list_checkpoint();
+        cut_in_half(c.checkpoint())
+    }),
+    ("checkpoint-hole", |c| {
+        c.list_checkpoint();
+        removed(c.entry(c.of.tail - 1))
     }),
     ("sstable-missing", |c| removed(c.sstable(1))),
     ("sstable-damaged", |c| cut_in_half(file_below(&c.sstable(2), "/data/"))),
