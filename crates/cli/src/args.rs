@@ -12,7 +12,7 @@ use crate::input::Format;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed for another reason than those below
+  1    failed for another reason than those below; verify: something is lost or damaged
   2    the command line is wrong
   3    the table does not exist, or exists already
   4    the input does not fit the table or cannot be read
@@ -32,6 +32,13 @@ const GC: &str = "\
 Delete what nobody needs any more: log entries that were flushed, SSTables that the base table has, expired checkpoints, \
 old manifests. Never a fence, nor what a live checkpoint holds. Fences nobody, and may run beside writers, readers and \
 other collectors; a process that writes to the table does the same by itself every 10 minutes.";
+
+const VERIFY: &str = "\
+Read every object of every shard: names, bytes and checksums, the history of the manifests, the log without holes, \
+epochs and fences, SSTables with their rows, key indexes and bloom filters, and the base table's record of what was \
+merged. Prints what was found, how bad it is and what to do; the exit code is 1 if something is lost or damaged, which \
+a warning or a remark is not. Writes nothing, fences nobody, may run beside writers, mergers and collectors. Reads all \
+of the log and all SSTables, so it takes as long as downloading them.";
 
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
@@ -64,6 +71,9 @@ pub(crate) enum Verb {
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
+    /// Read every object of every shard and say what is missing or damaged; exit code 1 if anything is
+    #[command(long_about = VERIFY)]
+    Verify(VerifyArgs),
     /// Check that a store keeps the promises that the log needs
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
@@ -238,6 +248,14 @@ pub(crate) struct GcArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
     #[command(flatten)]

@@ -18,3 +18,4 @@ mod round_trip;
 #[cfg(unix)]
 mod s3;
 mod support;
+mod verify;

@@ -25,4 +25,5 @@ mod reads;
 mod schedules;
 mod support;
 mod types;
+mod verify;
 mod writer;

@@ -2,7 +2,7 @@
 //! a copy of the pinned manifest, and counts while the latest manifest lists it and it has not expired. Nobody is
 //! fenced here; what a checkpoint is used for (clones, reading as of then) is not decided here.
 
-mod codec;
+pub(crate) mod codec;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
