@@ -37,18 +37,23 @@
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
+//! | keep a moment of a shard | [`checkpoint::create`] |
+//! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
+//! | prove every object of a shard | [`verify()`] |
 //! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
 mod adopt;
 mod appender;
+pub mod checkpoint;
 mod claim;
 mod client_options;
 mod entry;
 mod error;
 mod files;
+pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;
@@ -56,7 +61,10 @@ mod liveness;
 mod manifest;
 mod names;
 mod prefetch;
+mod preflight;
 mod probe;
+#[doc(hidden)]
+pub mod raw;
 mod retry;
 mod shard;
 mod slot;
@@ -65,6 +73,7 @@ mod store;
 mod surroundings;
 mod tailer;
 mod tenure;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adopted, adopt};
@@ -86,4 +95,5 @@ pub use store::Store;
 pub use surroundings::{RealSurroundings, Surroundings};
 pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
+pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

@@ -73,7 +73,7 @@ impl Fighter {
     async fn fight(mut self) {
         // To open again after `Fenced` is this test's decision: the log never does it by itself.
         while self.pause(Duration::from_secs(8)).await {
-            let config = WalConfig { max_in_flight: 4, ..WalConfig::default() };
+            let config = WalConfig { max_in_flight: 4, gc: None, ..WalConfig::default() };
             let opened = WalWriter::open(&self.shard, schema(), config, &OpenOptions::default()).await;
             let told = match opened {
                 Ok((writer, replay)) => {

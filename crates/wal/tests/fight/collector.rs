@@ -1,11 +1,14 @@
-//! Garbage collection while they fight, by the rules of protocol section 8 and no gentler: no minimum age.
+//! Garbage collection while they fight: the real one, without any patience. It leaves manifests for a day, so these are
+//! pruned here, by the same rules.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use fencepost_wal::{ManifestStore, ManifestVersion, Position, Shard, ShardManifest};
+use fencepost_wal::gc::{self, BaseProgress, GcKind, GcOptions};
+use fencepost_wal::{ManifestStore, ManifestVersion, Shard};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStoreExt};
+use object_store::{Error, ObjectMeta, ObjectStoreExt};
 
 /// Manifests that stay.
 const KEPT_MANIFESTS: u64 = 16;
@@ -17,69 +20,49 @@ pub(crate) struct Collector {
     /// Positions of deleted entries, in the order of their deletion.
     pub(crate) entries: Vec<u64>,
     pub(crate) manifests: usize,
-    pub(crate) sstable_objects: usize,
+    /// Objects of SSTables that nobody lived to publish.
+    pub(crate) sstables: u64,
     pruned_below: u64,
-    swept_below: u64,
 }
 
 impl Collector {
     pub(crate) fn new(shard: Shard) -> Self {
-        Self { shard, entries: Vec::new(), manifests: 0, sstable_objects: 0, pruned_below: 1, swept_below: 1 }
+        Self { shard, entries: Vec::new(), manifests: 0, sstables: 0, pruned_below: 1 }
     }
 
     pub(crate) async fn collect(&mut self) {
-        let manifests = ManifestStore::new(self.shard.clone());
-        let manifest = manifests.latest_existing().await.unwrap();
-        // Certain only if it is still the newest: it may be a forgotten name that came back (schedule 28).
-        if manifests.latest_existing().await.unwrap().version != manifest.version {
-            return;
-        }
-        let collectable = manifest.collectable();
-        collectable.unwrap();
-        self.delete_entries(&manifest).await;
-        self.prune_manifests(&manifest).await;
-        self.delete_orphans(&manifest).await;
+        let before = self.positions().await;
+        let options = GcOptions { min_age: Duration::ZERO, ..GcOptions::default() };
+        let report = gc::collect(&self.shard, &BaseProgress::default(), &options, |_| {}).await.unwrap();
+        assert_eq!(report.refused, None);
+        self.sstables += report.of(GcKind::SsTable).objects;
+        let after = self.positions().await;
+        // Only collectors delete, and this is the only one.
+        let gone: Vec<u64> = before.difference(&after).copied().collect();
+        assert_eq!(gone.len() as u64, report.of(GcKind::WalEntry).objects, "{report:?}");
+        self.entries.extend(gone);
+        self.prune_manifests().await;
     }
 
-    async fn delete_entries(&mut self, manifest: &ShardManifest) {
-        let fences: BTreeSet<Position> = manifest.fences().iter().map(|fence| fence.position).collect();
-        for position in (self.swept_below..manifest.replay_after.get()).map(Position::new) {
-            if !fences.contains(&position)
-                && position != manifest.last_seen
-                && self.delete(&self.shard.entry_path(position)).await
-            {
-                self.entries.push(position.get());
-            }
-        }
-        // Zombies may put something there again; sweeping once is enough for this test.
-        self.swept_below = self.swept_below.max(manifest.replay_after.get().saturating_sub(64)).max(1);
+    async fn positions(&self) -> BTreeSet<u64> {
+        let wal = self.shard.root().clone().join("wal");
+        let listed = self.shard.store().object_store().list(Some(&wal));
+        let objects: Vec<_> = listed.try_collect().await.unwrap();
+        let position = |object: &ObjectMeta| {
+            let bits = object.location.filename()?.strip_suffix(".arrow")?;
+            u64::from_str_radix(bits, 2).ok().map(u64::reverse_bits)
+        };
+        objects.iter().filter_map(position).collect()
     }
 
     /// A prefix only, ascending.
-    async fn prune_manifests(&mut self, manifest: &ShardManifest) {
+    async fn prune_manifests(&mut self) {
+        let manifest = ManifestStore::new(self.shard.clone()).latest_existing().await.unwrap();
         let keep_from = manifest.version.get().saturating_sub(KEPT_MANIFESTS - 1);
         for version in self.pruned_below..keep_from {
             self.manifests += usize::from(self.delete(&self.shard.manifest_path(ManifestVersion::new(version))).await);
         }
         self.pruned_below = self.pruned_below.max(keep_from);
-    }
-
-    /// SSTables that a writer did not live to publish.
-    async fn delete_orphans(&mut self, manifest: &ShardManifest) {
-        let listed = self.shard.store().object_store().list_with_delimiter(Some(self.shard.root())).await.unwrap();
-        for folder in listed.common_prefixes {
-            let name = folder.filename().unwrap_or_default();
-            let Some((_, generation)) = name.split_once("_gen_") else { continue };
-            let generation: u64 = generation.parse().unwrap();
-            let is_listed = manifest.sstables.iter().any(|sstable| sstable.path == name);
-            if generation < manifest.current_generation.get() && !is_listed {
-                let objects: Vec<_> =
-                    self.shard.store().object_store().list(Some(&folder)).try_collect().await.unwrap();
-                for object in objects {
-                    self.sstable_objects += usize::from(self.delete(&object.location).await);
-                }
-            }
-        }
     }
 
     /// Whether something was there.

@@ -207,7 +207,7 @@ fn fight(url: &str, options: HashMap<String, String>, length: Duration) {
         said.woke_fenced,
         collector.entries.len(),
         collector.manifests,
-        collector.sstable_objects,
+        collector.sstables,
     );
     println!("{url}: {told}");
     judge(&said.acknowledged, &rows);

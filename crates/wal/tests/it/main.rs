@@ -12,10 +12,13 @@ mod fencing;
 mod lance;
 mod manifest;
 mod peers_probes;
+mod pipelining;
 mod power_loss;
+
 mod random;
 mod schedules;
 mod support;
 mod survey;
 mod tailer;
+mod verify;
 mod writer;
