@@ -27,6 +27,12 @@ shards derive, and the manifest of each shard that Lance wrote to gets the fence
 Until then `inspect` shows such a shard as unadopted, and garbage collection refuses it. Fences nobody, may run beside \
 writers, and may be repeated.";
 
+const PROBE: &str = "\
+Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there. Many creates \
+of one key at once must have one winner, again and again; what was written must be read and listed at once; what is \
+there must never be replaced. Conditional and plain PUTs are then timed in turns, one at a time and 16 at once. A store \
+that breaks a promise is refused with exit code 6 and the reason. Everything that was written is deleted again.";
+
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
 #[command(name = "fencepost", version, after_help = EXIT_CODES, propagate_version = true)]
@@ -55,7 +61,8 @@ pub(crate) enum Verb {
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
-    /// Check that a store keeps the promises that the log needs
+    /// Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there
+    #[command(long_about = PROBE)]
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
     Demo(DemoArgs),
@@ -228,6 +235,18 @@ pub(crate) struct ProbeArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    /// Races for one key
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+    /// Creates of one key at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) racers: u16,
+    /// Bytes of the objects whose PUTs are timed
+    #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    pub(crate) size: u32,
+    /// How long PUTs are timed
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) seconds: u16,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

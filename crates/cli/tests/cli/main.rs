@@ -12,6 +12,7 @@ mod exit_codes;
 mod flights;
 mod foreign;
 mod pipes;
+mod probe;
 mod python;
 mod round_trip;
 #[cfg(unix)]
