@@ -8,10 +8,15 @@ use fencepost::wal::{PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep
 use fencepost_wal::Error as WalError;
 use serde_json::{Value, json};
 
+use tokio::sync::watch;
+
 use crate::args::{Output, ProbeArgs};
 use crate::error::{CliError, Exit, Result};
 use crate::progress::Progress;
 use crate::{output, table};
+
+/// How long the end of a step is waited for after Ctrl-C.
+const LAST_STEP: Duration = Duration::from_secs(5);
 
 /// Probes and says what was found.
 pub(crate) async fn run(args: ProbeArgs) -> Result<()> {
@@ -43,14 +48,27 @@ pub(crate) async fn run(args: ProbeArgs) -> Result<()> {
 async fn until_interrupted(survey: &Survey) -> Result<SurveyReport, Stopped> {
     let races = Progress::races();
     let mut puts = None;
-    let running = pin!(survey.run(|step| match step {
-        SurveyStep::Races(done, of) => races.at(done as u64, of as u64),
-        SurveyStep::Puts(timed) => puts.get_or_insert_with(Progress::puts).to(timed as u64),
+    let (step, mut steps) = watch::channel(());
+    let mut running = pin!(survey.run(|at| {
+        match at {
+            SurveyStep::Races(done, of) => races.at(done as u64, of as u64),
+            SurveyStep::Puts(timed) => puts.get_or_insert_with(Progress::puts).to(timed as u64),
+        }
+        step.send_replace(());
     }));
     tokio::select! {
-        report = running => report.map_err(Stopped::By),
-        _ = tokio::signal::ctrl_c() => Err(Stopped::Interrupted),
+        report = &mut running => return report.map_err(Stopped::By),
+        _ = tokio::signal::ctrl_c() => {}
     }
+    // Up to the end of the step: what is under way would land behind the clean-up's back.
+    steps.mark_unchanged();
+    tokio::select! {
+        biased;
+        _ = steps.changed() => {}
+        _ = &mut running => {}
+        () = tokio::time::sleep(LAST_STEP) => {}
+    }
+    Err(Stopped::Interrupted)
 }
 
 enum Stopped {
