@@ -91,7 +91,7 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
 /// One life of a writer, from its claim to its end. `Ok(false)`: it never owned the shard.
 pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool> {
     let (budget, prefetch) = process.roll(|dice| (*dice.pick(&[0, 2000, 1 << 20]).unwrap_or(&0), 1 + dice.below(8)));
-    let options = OpenOptions { replay_budget_bytes: budget, prefetch: prefetch as usize };
+    let options = OpenOptions { replay_budget_bytes: budget, prefetch: prefetch as usize, ..OpenOptions::default() };
     let Opened { tenure, replay } = match open(shard, &options).await {
         Ok(opened) => opened,
         Err(error) => {
