@@ -1,6 +1,5 @@
 //! Runs the checker over a configuration and reports what it found.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
@@ -10,30 +9,12 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::action::Action;
 use super::judge::Invariant;
-use super::state::{Phase, Progress, State};
+use super::reached::Fact;
+use super::state::State;
 use super::{Config, LogModel, Mutant};
 
 /// Set when the model's arrays were too small.
 pub(super) const OUT_OF_ROOM: u32 = 1 << 31;
-
-/// What a run has to reach, or it shows nothing.
-const REACHED: &[&str] = &[
-    "a row is acknowledged",
-    "a later claimant's row is acknowledged",
-    "an entry is collected",
-    "a fence is kept below R",
-    "a dead entry stands in the log",
-    "a claimant met a live predecessor and put two sentinels",
-    "a replay was partly flushed",
-    "a manifest is pruned",
-    "a manifest came back",
-    "a checkpoint outlived its entries' R",
-    "the log moved",
-    "a tenure closed cleanly",
-    "a follower started again",
-    "a store was wiped",
-    "a position was passed over",
-];
 
 impl Model for LogModel {
     type State = State;
@@ -54,42 +35,6 @@ impl Model for LogModel {
     fn properties(&self) -> Vec<Property<Self>> {
         // The verdict is part of the state, because some invariants are about steps; one look is then enough for all.
         vec![Property::always("the invariants hold", |_, state: &State| state.broken == 0)]
-    }
-}
-
-impl LogModel {
-    pub(super) fn note_reached(&self, s: &State) {
-        let newest = s.newest();
-        let later = (3..9).any(|row| s.acknowledged.has(row));
-        let below = |p: u8| p <= newest.replay_after;
-        let store = newest.store;
-        let facts = [
-            !s.acknowledged.is_empty(),
-            later,
-            newest.replay_after > 0 && s.at(store, 1).is_absent() || (newest.replay_after > 1 && s.at(store, 2).is_absent()),
-            newest.fences.iter().any(|p| below(p) && !s.at(0, p).is_absent()),
-            (2..12).any(|p| !s.at(store, p).is_absent() && s.at(store, p).epoch() < s.at(store, p - 1).epoch()),
-            s.writers.iter().any(|w| w.width > 1 && w.phase == Phase::Open),
-            s.writers.iter().any(|w| w.phase == Phase::Open && w.replay_after > 0 && w.replay_after < w.sentinel),
-            s.manifest(1).version == 0 && self.config.steps,
-            self.config.steps && s.manifests.iter().any(|m| m.version > 0 && s.lineage & (1 << m.commit) == 0),
-            s.pins.iter().enumerate().any(|(id, p)| {
-                self.is_listed(s, id as u8) && newest.replay_after > p.replay_after && p.tail > p.replay_after
-            }),
-            newest.store == 1,
-            newest.closed_cleanly_epoch > 0,
-            s.follower.started && s.follower.returned.len() > 0 && s.follower.next == newest.replay_after + 1,
-            newest.replay_after > 0 && s.wal[store as usize].iter().all(|e| e.is_absent()),
-            s.writers.iter().any(|w| {
-                w.phase == Phase::Open
-                    && w.appends.iter().any(|a| a.progress == Progress::Acknowledged && a.position > w.sentinel + 1)
-                    && w.appends[0].position > w.sentinel + 1
-            }),
-        ];
-        let bits = facts.iter().enumerate().fold(0, |bits, (n, &fact)| bits | (u32::from(fact) << n));
-        if self.seen.load(Ordering::Relaxed) & bits != bits {
-            self.seen.fetch_or(bits, Ordering::Relaxed);
-        }
     }
 }
 
@@ -132,13 +77,13 @@ pub struct Report {
     pub complete: bool,
     /// The shortest schedule that breaks an invariant.
     pub counterexample: Option<Schedule>,
-    /// What was reached on the way, so that a run without a counterexample says something.
-    pub reached: BTreeSet<&'static str>,
+    /// What should have happened on the way and did not.
+    pub missed: Vec<Fact>,
 }
 
 /// Explores `config` in full, or until an invariant breaks.
 pub fn check(config: Config, mutant: Option<Mutant>, limit: Option<NonZeroUsize>) -> Report {
-    let name = config.name;
+    let (name, reaches) = (config.name, config.reaches);
     let model = LogModel::new(config, mutant);
     let started = Instant::now();
     let mut builder = model.clone().checker().finish_when(HasDiscoveries::AnyFailures);
@@ -169,6 +114,6 @@ pub fn check(config: Config, mutant: Option<Mutant>, limit: Option<NonZeroUsize>
         took,
         complete: counterexample.is_none() && !cut && seen & OUT_OF_ROOM == 0,
         counterexample,
-        reached: REACHED.iter().enumerate().filter(|(n, _)| seen & (1 << n) != 0).map(|(_, fact)| *fact).collect(),
+        missed: reaches.iter().enumerate().filter(|(n, _)| seen & (1 << n) == 0).map(|(_, fact)| *fact).collect(),
     }
 }

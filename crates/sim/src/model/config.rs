@@ -1,7 +1,19 @@
 //! What a run of the checker explores: how many of each actor, how much each may do, and which faults may happen.
 
+use super::reached::Fact;
 use super::state::Faults;
 use super::types::WRITERS;
+
+/// Where a world begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With an empty shard.
+    Empty,
+    /// With a writer that has been at work for long.
+    Veteran,
+    /// With that writer dead, and so many acknowledged rows of it above R.
+    Dead(u8),
+}
 
 /// A bounded world. See `docs/model.md` for what the bounds leave out.
 #[derive(Clone, Debug)]
@@ -10,6 +22,8 @@ pub struct Config {
     pub name: &'static str,
     /// What it is there to reach.
     pub about: &'static str,
+    /// Where it begins.
+    pub(super) start: Start,
     /// How many rows the first, second … claimant appends; its length is the number of claimants.
     pub(super) rows: &'static [u8],
     /// How many SSTables each publishes at most.
@@ -40,10 +54,10 @@ pub struct Config {
     pub(super) follows: bool,
     /// How many checkpoints are tried.
     pub(super) checkpoints: u8,
-    /// The faults of the WAL's PUTs.
+    /// How often each fault may happen.
     pub(super) faults: Faults,
-    /// The faults of the manifests' PUTs.
-    pub(super) wal_only: bool,
+    /// What has to happen on the way.
+    pub(super) reaches: &'static [Fact],
 }
 
 const NO_FAULTS: Faults = Faults { lost_ack: 0, conflict: 0, late: 0 };
@@ -52,6 +66,7 @@ const NO_FAULTS: Faults = Faults { lost_ack: 0, conflict: 0, late: 0 };
 const QUIET: Config = Config {
     name: "",
     about: "",
+    start: Start::Veteran,
     rows: &[],
     flushes: [0; WRITERS],
     window: 2,
@@ -68,31 +83,177 @@ const QUIET: Config = Config {
     follows: false,
     checkpoints: 0,
     faults: NO_FAULTS,
-    wal_only: false,
+    reaches: &[],
 };
 
 impl Config {
-    /// Those that are explored in full by the tests.
+    /// Those that the tests explore in full.
     pub fn all() -> Vec<Self> {
+        use Fact::*;
         vec![
             Self {
                 name: "takeover",
-                about: "one takeover of a writer with a window",
-                rows: &[3, 3],
+                about: "One takeover of a writer with two PUTs in flight; every fault once",
+                rows: &[2, 2],
                 flushes: [1, 1, 0],
                 collects: true,
                 faults: Faults { lost_ack: 1, conflict: 1, late: 1 },
+                reaches: &[EveryWriterAcknowledged, EntryCollected, DeadEntry, DeadPassed, Conflict, LostAck, Late],
+                ..QUIET
+            },
+            Self {
+                name: "window",
+                about: "More PUTs than the window holds, and a takeover",
+                rows: &[4, 3],
+                faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
+                reaches: &[EveryWriterAcknowledged, DeadEntry, DeadPassed, LostAck],
                 ..QUIET
             },
             Self {
                 name: "three",
-                about: "two takeovers",
+                about: "Two takeovers, each of which may stall anywhere or die",
                 rows: &[2, 1, 1],
                 flushes: [0, 1, 1],
                 collects: true,
+                reaches: &[EveryWriterAcknowledged, EntryCollected, FenceKept, DeadEntry, DeadPassed, PartialFlush],
+                ..QUIET
+            },
+            Self {
+                name: "range",
+                about: "After a collision, two sentinels side by side; two takeovers",
+                rows: &[3, 1, 0],
+                flushes: [0, 1, 1],
+                collects: true,
+                sentinels: 2,
+                reaches: &[EntryCollected, FenceKept, DeadEntry, TwoSentinels],
+                ..QUIET
+            },
+            Self {
+                name: "first",
+                about: "An empty shard: the first claim, positions read one by one, late sentinels",
+                start: Start::Empty,
+                rows: &[1, 1, 1],
+                flushes: [1, 1, 0],
+                collects: true,
+                reads_singly: true,
+                faults: Faults { lost_ack: 0, conflict: 0, late: 1 },
+                reaches: &[EveryWriterAcknowledged, EntryCollected, Late],
+                ..QUIET
+            },
+            Self {
+                name: "wal-only",
+                about: "A shard without SSTables, whose user truncates",
+                rows: &[1, 1],
+                flushes: [2, 1, 0],
+                collects: true,
                 faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
+                reaches: &[EveryWriterAcknowledged, EntryCollected, LostAck, Late],
+                ..QUIET
+            },
+            Self {
+                name: "follower",
+                about: "A reader without a tenure, while entries are collected before it",
+                rows: &[2, 2],
+                flushes: [1, 1, 0],
+                collects: true,
+                follows: true,
+                reaches: &[EveryWriterAcknowledged, EntryCollected, FollowerRestarted, FollowerDoubts],
+                ..QUIET
+            },
+            Self {
+                name: "close",
+                about: "Clean closes, after which a claimant need not keep its sentinel",
+                rows: &[2, 1, 1],
+                flushes: [0, 1, 1],
+                closes: true,
+                collects: true,
+                reaches: &[EveryWriterAcknowledged, EntryCollected, Closed],
+                ..QUIET
+            },
+            Self {
+                name: "close-window",
+                about: "Three PUTs in flight; the successor closes at once; stragglers reach the one after it",
+                rows: &[3, 0, 2],
+                window: 3,
+                closes: true,
+                reaches: &[DeadEntry, DeadPassed, Closed, LaterRow],
+                ..QUIET
+            },
+            Self {
+                name: "wipe",
+                about: "From an empty shard: clean closes, after which the operator may wipe the WAL store",
+                start: Start::Empty,
+                rows: &[1, 1, 1],
+                flushes: [1, 1, 0],
+                closes: true,
+                wipes: true,
+                reaches: &[EveryWriterAcknowledged, Wiped],
+                ..QUIET
+            },
+            Self {
+                name: "stores",
+                about: "The log moves to another store and back",
+                rows: &[2, 1, 1],
+                flushes: [0, 1, 1],
+                stores: [0, 1, 0],
+                collects: true,
+                reaches: &[EveryWriterAcknowledged, EntryCollected, Moved, MovedBack],
+                ..QUIET
+            },
+            Self {
+                name: "checkpoints",
+                about: "Two attempts at a checkpoint, refreshing and expiry, against a flushing writer and a takeover",
+                rows: &[2, 1],
+                flushes: [1, 1, 0],
+                collects: true,
+                checkpoints: 2,
+                reaches: &[EntryCollected, PinnedBelowR, Refreshed, Expired, Orphan],
+                ..QUIET
+            },
+            Self {
+                name: "collector",
+                about: "Commits in steps, pruning, and a collector that works from a manifest that it read earlier",
+                rows: &[1, 1],
+                flushes: [1, 0, 0],
+                collector_runs: 1,
+                steps: true,
+                keep: 1,
+                others: [1, 0],
+                faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
+                reaches: &[Pruned, CameBack, LostAck],
+                ..QUIET
+            },
+            Self {
+                name: "claims",
+                about: "Commits in steps and pruning: two claims and two commits of others race",
+                start: Start::Dead(1),
+                rows: &[1, 1, 1],
+                collects: true,
+                steps: true,
+                keep: 1,
+                others: [2, 0],
+                reaches: &[LaterRow, Pruned, CameBack],
+                ..QUIET
+            },
+            Self {
+                name: "forgotten",
+                about: "Commits in steps and pruning: names that come back two versions deep (schedule 17)",
+                start: Start::Dead(2),
+                rows: &[2, 1, 0],
+                flushes: [0, 0, 1],
+                collects: true,
+                steps: true,
+                keep: 1,
+                others: [1, 0],
+                faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
+                reaches: &[EntryCollected, Pruned, CameBack],
                 ..QUIET
             },
         ]
+    }
+
+    /// The one of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().into_iter().find(|config| config.name == name)
     }
 }

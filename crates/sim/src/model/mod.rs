@@ -17,6 +17,7 @@ mod config;
 mod follow;
 mod judge;
 mod mutant;
+mod reached;
 mod state;
 mod types;
 mod writer;
@@ -26,9 +27,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use action::{Action, Answer};
 pub use check::{Report, Schedule, check};
-pub use config::Config;
+pub use config::{Config, Start};
 pub use judge::Invariant;
 pub use mutant::Mutant;
+pub use reached::Fact;
 pub use state::State;
 
 use state::{Append, Change, Commit, Committer, Phase, Writer};
@@ -92,7 +94,7 @@ impl LogModel {
         manifests[0] = first;
         let writer = |n: usize| Writer { flushes_left: self.config.flushes[n], ..Writer::default() };
         let other = |n: usize| Committer { commits_left: self.config.others[n], commit: Commit::default() };
-        State {
+        let mut s = State {
             wal: [[Entry::ABSENT; types::POSITIONS]; 2],
             manifests,
             late: Default::default(),
@@ -109,6 +111,39 @@ impl LogModel {
             lineage: 1 << FIRST_COMMIT,
             clock: 0,
             broken: 0,
+        };
+        match self.config.start {
+            Start::Empty => {}
+            Start::Veteran => self.begin_with_veteran(&mut s),
+            Start::Dead(rows) => {
+                self.begin_with_veteran(&mut s);
+                for n in 0..rows {
+                    let position = 2 + n;
+                    s.put(0, position, Entry::new(1, 0, 1 << n));
+                    s.acknowledged.add(types::row_number(0, n));
+                    s.writers[0].appends[n as usize] =
+                        Append { progress: state::Progress::Acknowledged, position, ..Append::default() };
+                }
+                s.writers[0].phase = Phase::Stopped;
+                s.writers[0].forget();
+            }
+        }
+        s
+    }
+
+    /// The first writer has been at work for long: its serial zone is behind it, and what it wrote is flushed.
+    fn begin_with_veteran(&self, s: &mut State) {
+        let manifest = &mut s.manifests[0];
+        (manifest.epoch, manifest.replay_after, manifest.replay_after_epoch) = (1, 1, 1);
+        manifest.fences.add(1);
+        s.wal[0][1] = Entry::sentinel(1, 0);
+        s.recorded_epoch = 1;
+        let veteran = &mut s.writers[0];
+        (veteran.phase, veteran.epoch, veteran.top) = (Phase::Open, 1, 1);
+        (veteran.sentinel, veteran.acknowledged, veteran.replay_after, veteran.next) = (1, 1, 1, 2);
+        veteran.width = 1;
+        if self.config.steps {
+            veteran.commit.base = s.manifests[0];
         }
     }
 

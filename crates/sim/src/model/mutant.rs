@@ -32,13 +32,13 @@ macro_rules! mutants {
 }
 
 mutants! {
-    NoLineageCheck, "no-lineage-check", "manifests", "A commit that was answered \"created\" is not checked (section 3, step 4)";
-    PredecessorOnly, "predecessor-only", "pruning", "The lineage check looks at the predecessor only (schedule 17)";
-    CommitRerunOnItself, "commit-rerun", "manifests", "A commit that landed, its answer lost, is derived again from itself (schedule 8)";
-    CollectorLooksOnce, "collector-looks-once", "manifests", "A collector does not look a second time at which manifest is the newest (schedule 28)";
-    PruneInAnyOrder, "prune-in-any-order", "manifests", "Manifests are pruned in any order";
+    NoLineageCheck, "no-lineage-check", "claims", "A commit that was answered \"created\" is not checked (section 3, step 4)";
+    PredecessorOnly, "predecessor-only", "forgotten", "The lineage check looks at the predecessor only (schedule 17)";
+    CommitRerunOnItself, "commit-rerun", "collector", "A commit that landed, its answer lost, is derived again from itself (schedule 8)";
+    CollectorLooksOnce, "collector-looks-once", "collector", "A collector does not look a second time at which manifest is the newest (schedule 28)";
+    PruneInAnyOrder, "prune-in-any-order", "collector", "Manifests are pruned in any order";
     NoSentinel, "no-sentinel", "takeover", "A claimant puts no sentinel (schedule 1)";
-    SentinelBeforeLineageCheck, "sentinel-before-lineage-check", "pruning", "The sentinel is sent before the claim's lineage is checked (schedule 27)";
+    SentinelBeforeLineageCheck, "sentinel-before-lineage-check", "claims", "The sentinel is sent before the claim's lineage is checked (schedule 27)";
     NoRecordStep, "no-record-step", "takeover", "A claimant appends without recording its takeover";
     RecordWithoutCheck, "record-without-check", "takeover", "The record is committed although another claim owns the shard (schedule 2)";
     OnlyOwnSentinelRecorded, "only-own-sentinel", "three", "A claimant records its own sentinel only (schedule 13)";
@@ -46,7 +46,7 @@ mutants! {
     OnlyLastOfRangeRecorded, "only-last-of-range", "range", "Of several sentinels side by side, only the last is recorded";
     ZoneFromFirstSentinel, "zone-from-first", "range", "The serial zone is counted from the first of several sentinels";
     PassedDeadNotRecorded, "passed-dead-not-recorded", "three", "Dead positions that a tenure passed over do not go into fences";
-    WindowByCount, "window-by-count", "takeover", "The window bounds how many PUTs are in flight, not how far they reach (schedule 15)";
+    WindowByCount, "window-by-count", "window", "The window bounds how many PUTs are in flight, not how far they reach (schedule 15)";
     AcknowledgeOutOfOrder, "acknowledge-out-of-order", "takeover", "An entry is acknowledged when it has landed, whatever is missing before it";
     NoSerialZone, "no-serial-zone", "takeover", "Several PUTs are in flight right after a takeover";
     AdvanceWithoutReading, "advance-without-reading", "takeover", "\"Already exists\": the next position is taken, without reading (schedules 3 and 4)";
@@ -57,14 +57,14 @@ mutants! {
     NoEpochCheckAtPublish, "no-epoch-check", "takeover", "A replaced writer may publish";
     OwnEpochAtPartialFlush, "own-epoch-at-partial-flush", "three", "A flush writes its own epoch as that at R (schedule 18)";
     ReplayAfterAheadOfLog, "r-ahead-of-log", "takeover", "R rises to a position whose entry is still in flight (schedule 11)";
-    SstableAheadOfLog, "sstable-ahead-of-log", "three", "Rows are published while their entries are in flight (schedule 11)";
+    SstableAheadOfLog, "sstable-ahead-of-log", "takeover", "Rows are published while their entries are in flight (schedule 11)";
     TruncateByReplaced, "truncate-by-replaced", "wal-only", "A writer that was replaced may truncate (schedule 32)";
     NoFenceRetention, "no-fence-retention", "takeover", "Collection does not keep fences (schedule 1)";
     CloseMovesReplayAfter, "close-moves-r", "close", "A clean close moves R to the tail (schedule 22)";
     CloseWithPutsInFlight, "close-with-puts-in-flight", "close", "A clean close does not wait for what is in flight";
     AppendAfterClose, "append-after-close", "close", "A handle appends after its clean close";
-    CloseWaivesZone, "close-waives-zone", "close", "After a clean close there is no serial zone";
-    WipeDespiteFences, "wipe-despite-fences", "close", "A WAL store is wiped because of a clean close, although there are fences (schedule 29)";
+    CloseWaivesZone, "close-waives-zone", "close-window", "After a clean close there is no serial zone";
+    WipeDespiteFences, "wipe-despite-fences", "wipe", "A WAL store is wiped because of a clean close, although there are fences (schedule 29)";
     StoreChangedWithoutSentinel, "store-changed-without-sentinel", "stores", "The log moves to another store without a sentinel in the old one (schedule 19)";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "checkpoints", "A checkpoint is listed by a manifest that derives from a later one than it pins";
     CheckpointObjectCollectedEarly, "checkpoint-object-early", "checkpoints", "An unlisted checkpoint object goes although it may still be listed";

@@ -2,13 +2,14 @@
 //! states by the million.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// Positions of the log: 1 to [`POSITIONS`] - 1.
 pub(super) const POSITIONS: usize = 13;
 /// Writers at most. A name is a writer for one tenure; a process that opens again is the next one.
 pub(super) const WRITERS: usize = 3;
 /// Rows that one writer appends at most, each an append of its own.
-pub(super) const ROWS: usize = 3;
+pub(super) const ROWS: usize = 4;
 /// Manifest versions that exist at once, at most.
 pub(super) const VERSIONS: usize = 12;
 /// Late PUTs at once, at most.
@@ -116,8 +117,21 @@ impl fmt::Debug for Rows {
 
 /// What stands at a position: the epoch and the writer of an entry, and its rows (the writer's own numbering); a
 /// sentinel has none. Zero is "absent".
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry(u16);
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u16(self.0);
+    }
+
+    /// Four at a time: the logs are most of a state.
+    fn hash_slice<H: Hasher>(data: &[Self], state: &mut H) {
+        for four in data.chunks(4) {
+            state.write_u64(four.iter().fold(0, |word, entry| word << 16 | u64::from(entry.0)));
+        }
+    }
+}
 
 impl Entry {
     pub(super) const ABSENT: Self = Self(0);
@@ -173,7 +187,7 @@ impl fmt::Debug for Entry {
 pub(super) type CommitId = u8;
 
 /// One manifest version. Version 0 is "absent".
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) version: u8,
     pub(super) commit: CommitId,
@@ -193,6 +207,27 @@ pub(super) struct Manifest {
     pub(super) fences: Set,
     /// The rows of all its SSTables; in a WAL-only shard the rows that the user has consumed.
     pub(super) sstables: Rows,
+}
+
+impl Hash for Manifest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if self.version == 0 {
+            return state.write_u8(0);
+        }
+        state.write_u64(u64::from_le_bytes([
+            self.version,
+            self.commit,
+            self.parent,
+            self.epoch,
+            self.writer,
+            self.replay_after,
+            self.replay_after_epoch,
+            self.closed_cleanly_epoch,
+        ]));
+        let [low, high] = self.fences.0.to_le_bytes();
+        state.write_u64(u64::from_le_bytes([low, high, self.store, self.checkpoints, self.refreshed, 0, 0, 0]));
+        self.sstables.hash(state);
+    }
 }
 
 impl Manifest {

@@ -4,12 +4,15 @@ use super::action::Answer;
 use super::judge::Invariant;
 use super::mutant::Mutant;
 use super::state::{LatePut, Phase, Progress, State, Writer};
-use super::types::{Entry, POSITIONS, Position, ROWS, Set, row_number};
-use super::{LogModel, Notes, Turn};
+use super::types::{Entry, POSITIONS, Position, ROWS, Set, row_name, row_number};
+use super::{LogModel, Notes, Start, Turn};
 
 impl LogModel {
     /// Whether one PUT at a time is the rule at this position.
     pub(super) fn in_serial_zone(&self, me: &Writer, position: Position) -> bool {
+        if self.config.start != Start::Empty && me.epoch == 1 {
+            return false;
+        }
         let waived = self.is(Mutant::NoSerialZone) || (self.is(Mutant::CloseWaivesZone) && me.after_clean_close);
         let from = match self.is(Mutant::ZoneFromFirstSentinel) {
             true => me.sentinel.saturating_sub(me.width.saturating_sub(1)),
@@ -319,9 +322,7 @@ impl<N: Notes> Turn<'_, N> {
                         me.appends[row as usize].progress = Progress::Acknowledged;
                         me.appends[row as usize].position = it.position;
                         self.s.acknowledged.add(row_number(w, row));
-                        self.notes.say(|| {
-                            format!("  acknowledged: {}", super::types::row_name(row_number(w, row)))
-                        });
+                        self.notes.say(|| format!("   {} is acknowledged", row_name(row_number(w, row))));
                     }
                 }
                 _ if at_once => {}
