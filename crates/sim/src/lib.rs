@@ -9,6 +9,7 @@
 //! | a real S3 server on loopback, with an atomic `If-None-Match: *` | [`S3Server`] |
 //! | another process, to be suspended or killed between two acknowledgements | [`Process`] |
 //! | random numbers that come back with the seed | [`Rng`] |
+//! | every interleaving of the protocol, within bounds | [`model`] |
 //!
 //! Every store is an ordinary [`object_store::ObjectStore`], so they nest: a counter around a script of faults around
 //! a real S3 client is three lines.
@@ -41,6 +42,7 @@ mod child;
 mod count;
 mod faults;
 mod ignore_condition;
+pub mod model;
 mod rng;
 mod s3;
 

@@ -282,7 +282,7 @@ impl LogModel {
         if keeper.made < self.config.checkpoints && s.newest().version > 1 {
             actions.push(Action::Pin(keeper.made));
         }
-        if s.clock < 2 && s.pins[0].listed {
+        if self.config.lifetimes && s.clock < 3 && s.pins[0].listed {
             actions.push(Action::Tick);
         }
         for id in 0..keeper.made {
@@ -295,13 +295,13 @@ impl LogModel {
             }
             if keeper.expiring.has(id) {
                 actions.push(Action::Unlist(id));
-            } else if self.is_listed(s, id) && self.has_expired(s, id) {
+            } else if self.config.lifetimes && self.is_listed(s, id) && self.seems_expired(s, id) {
                 actions.push(Action::SeeExpired(id));
             }
         }
         if keeper.refreshing {
             actions.push(Action::Refresh);
-        } else if !keeper.refreshed && self.is_listed(s, 0) && !self.has_expired(s, 0) {
+        } else if self.config.lifetimes && !keeper.refreshed && self.is_listed(s, 0) && !self.has_expired(s, 0) {
             actions.push(Action::SeeAlive);
         }
     }

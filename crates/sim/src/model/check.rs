@@ -54,7 +54,7 @@ impl fmt::Display for Schedule {
         for line in &self.lines {
             writeln!(f, "{line}")?;
         }
-        write!(f, "=> {} is broken", self.breaks.name())
+        write!(f, "=> {}: {}", self.breaks.name(), self.breaks.about())
     }
 }
 

@@ -3,9 +3,9 @@
 use super::action::Answer;
 use super::judge::Invariant;
 use super::mutant::Mutant;
-use super::state::{Change, Commit, Phase, State, Step};
-use super::types::{CommitId, Manifest, Set};
-use super::{LogModel, Notes, OTHERS, Turn};
+use super::state::{Change, Commit, State, Step};
+use super::types::{CommitId, Manifest};
+use super::{Notes, OTHERS, Turn};
 
 /// The commit that an actor has under way.
 pub(super) fn commit_of(s: &State, actor: u8) -> &Commit {
@@ -44,58 +44,6 @@ pub(super) fn actor_name(actor: u8) -> String {
     }
 }
 
-impl LogModel {
-    /// The manifest that a change makes of `base`; `None` if it does not apply. Never looks at anything but `base` and
-    /// what the actor knows.
-    fn derive(&self, s: &State, actor: u8, change: Change, base: &Manifest) -> Option<Manifest> {
-        let mut next = *base;
-        if actor < OTHERS {
-            let me = &s.writers[actor as usize];
-            let unchecked = match change {
-                Change::Record => self.is(Mutant::RecordWithoutCheck),
-                Change::Flush(_) => self.is(Mutant::NoEpochCheckAtPublish) || self.is(Mutant::TruncateByReplaced),
-                _ => false,
-            };
-            if Self::change_is_owned(change) && !base.is_owned_by(me.epoch, actor) && !unchecked {
-                return None;
-            }
-            match change {
-                Change::Claim => (next.epoch, next.writer) = (base.epoch + 1, actor),
-                Change::Record => {
-                    next.fences = next.fences.union(me.fences);
-                }
-                Change::Flush(p) => {
-                    let (rows, epoch) = self.live_up_to(me, actor, p);
-                    rows.into_iter().for_each(|row| next.sstables.push(row));
-                    next.replay_after = p;
-                    next.replay_after_epoch = match self.is(Mutant::OwnEpochAtPartialFlush) {
-                        true => me.epoch,
-                        false => next.replay_after_epoch.max(epoch),
-                    };
-                    next.fences = next.fences.union(me.fences);
-                }
-                Change::Close => {
-                    next.closed_cleanly_epoch = me.epoch;
-                    next.fences = next.fences.union(me.fences);
-                    if self.is(Mutant::CloseMovesReplayAfter) {
-                        (next.replay_after, next.replay_after_epoch) = (me.acknowledged, me.epoch);
-                    }
-                }
-                Change::Move(store) => {
-                    next.store = store;
-                    let h = if me.phase == Phase::Fencing { me.next - 1 } else { me.sentinel };
-                    next.replay_after = next.replay_after.max(h);
-                    next.replay_after_epoch = next.replay_after_epoch.max(me.top);
-                }
-                Change::Touch | Change::Nothing => {}
-            }
-        }
-        next.version = base.version + 1;
-        next.parent = base.commit;
-        Some(next)
-    }
-}
-
 impl<N: Notes> Turn<'_, N> {
     /// Begins a commit, from the manifest that the actor holds or from the newest.
     pub(super) fn begin(&mut self, actor: u8, change: Change, held: bool) -> bool {
@@ -128,8 +76,12 @@ impl<N: Notes> Turn<'_, N> {
                 true
             }
             None => {
-                commit_mut(self.s, actor).base = base;
-                self.finish(actor, Outcome::Refused);
+                let commit = commit_mut(self.s, actor);
+                commit.base = base;
+                commit.step = Step::LookAgain(base.version);
+                if !self.model.config.steps || self.model.is(Mutant::RefusalWithoutLook) {
+                    self.finish(actor, Outcome::Refused);
+                }
                 true
             }
         }
@@ -177,22 +129,48 @@ impl<N: Notes> Turn<'_, N> {
                 let step = match found.version {
                     0 => Step::Put,
                     _ if ours => Step::CheckLineage,
-                    _ => Step::List,
+                    _ if self.model.is(Mutant::TakenNameBelieved) => Step::List,
+                    _ if self.model.is(Mutant::CommitRerunOnItself) && found.commit == next.commit => Step::List,
+                    _ => Step::CheckTaken,
                 };
                 self.notes.say(|| match step {
                     Step::Put => format!("{name} GET manifest/{}: absent, a 409; once more", next.version),
                     Step::CheckLineage => format!("{name} GET manifest/{}: its own", next.version),
+                    Step::CheckTaken => format!("{name} GET manifest/{}: another's ({found:?})", next.version),
                     _ => format!("{name} GET manifest/{}: not taken for its own; lists again", next.version),
                 });
                 commit_mut(self.s, actor).step = step;
+                if step == Step::CheckTaken {
+                    commit_mut(self.s, actor).base = found;
+                }
                 if step == Step::CheckLineage {
                     self.created(actor);
                 }
             }
             Step::CheckLineage => {
-                let passed = self.lineage_holds(actor);
+                let passed = self.lineage_holds(&next);
                 self.notes.say(|| format!("{name} checks its lineage: {}", if passed { "it holds" } else { "lost" }));
                 self.finish(actor, if passed { Outcome::Done } else { Outcome::Unknown });
+            }
+            Step::CheckTaken => {
+                let found = commit.base;
+                let passed = self.leads_back_to(&found);
+                self.notes.say(|| match passed {
+                    true => format!("{name} checks that one's lineage: it holds, so its own never landed"),
+                    false => format!("{name} checks that one's lineage: lost, so its own may have landed before"),
+                });
+                match passed {
+                    true => commit_mut(self.s, actor).step = Step::List,
+                    false => self.finish(actor, Outcome::Unknown),
+                }
+            }
+            Step::LookAgain(version) => {
+                let newest = self.s.newest().version;
+                self.notes.say(|| format!("{name} LIST manifest/: {newest} is the newest"));
+                match newest == version {
+                    true => self.finish(actor, Outcome::Refused),
+                    false => commit_mut(self.s, actor).step = Step::List,
+                }
             }
         }
         true
@@ -230,8 +208,8 @@ impl<N: Notes> Turn<'_, N> {
 
     /// Our manifest is there. Is it part of the lineage?
     fn created(&mut self, actor: u8) {
-        let later = self.model.is(Mutant::SentinelBeforeLineageCheck)
-            && commit_of(self.s, actor).change == Change::Claim;
+        let later =
+            self.model.is(Mutant::SentinelBeforeLineageCheck) && commit_of(self.s, actor).change == Change::Claim;
         if later {
             commit_mut(self.s, actor).unchecked = true;
         }
@@ -241,23 +219,26 @@ impl<N: Notes> Turn<'_, N> {
         }
     }
 
-    /// Section 3, step 4: the newest is ours, or leads back to ours.
-    fn lineage_holds(&self, actor: u8) -> bool {
-        let commit = commit_of(self.s, actor);
-        let ours = commit.next;
+    /// Section 3, step 4.
+    fn lineage_holds(&self, ours: &Manifest) -> bool {
         if self.model.is(Mutant::PredecessorOnly) {
-            return self.s.manifest(ours.version - 1).commit == ours.parent
-                && self.s.manifest(ours.version - 1).version > 0;
+            let before = self.s.manifest(ours.version - 1);
+            return before.version > 0 && before.commit == ours.parent;
         }
+        self.leads_back_to(ours)
+    }
+
+    /// Whether the newest manifest is this one, or leads back to it by `parent_commit_id`.
+    fn leads_back_to(&self, this: &Manifest) -> bool {
         let mut at = *self.s.newest();
-        while at.version > ours.version {
+        while at.version > this.version {
             let before = self.s.manifest(at.version - 1);
             if before.version == 0 || before.commit != at.parent {
                 return false;
             }
             at = before;
         }
-        at.version == ours.version && at.commit == ours.commit
+        at.version == this.version && at.commit == this.commit
     }
 
     /// The check that the mutant put off.
@@ -268,8 +249,7 @@ impl<N: Notes> Turn<'_, N> {
         }
         // It holds the claim as `base` by now.
         let claim = commit.base;
-        commit_mut(self.s, w).next = claim;
-        let passed = self.lineage_holds(w);
+        let passed = self.lineage_holds(&claim);
         self.notes.say(|| format!("W{} checks the lineage of its claim: {passed}", w + 1));
         commit_mut(self.s, w).unchecked = false;
         if !passed {
@@ -311,41 +291,5 @@ impl<N: Notes> Turn<'_, N> {
     fn in_lineage(&self, commit: CommitId) -> bool {
         // With commits in one step there is nothing but the lineage.
         !self.model.config.steps || self.s.lineage & (1 << commit) != 0 || self.s.newest().commit == commit
-    }
-
-    fn committed(&mut self, w: u8, change: Change, base: &Manifest, next: &Manifest) {
-        let fresh_is_closed = self.model.config.wipes;
-        let sentinels_first = self.model.is(Mutant::StoreChangedWithoutSentinel);
-        let me = self.writer_mut(w);
-        match change {
-            Change::Claim => {
-                me.phase = Phase::Reading;
-                me.epoch = next.epoch;
-                me.after_clean_close =
-                    base.closed_cleanly_epoch == base.epoch && (base.epoch > 0 || fresh_is_closed);
-                (me.store, me.next, me.top) = (next.store, next.replay_after + 1, next.replay_after_epoch);
-                me.replay_after = next.replay_after;
-            }
-            Change::Record => self.recorded(w),
-            Change::Flush(p) => {
-                (me.replay_after, me.flushes_left, me.fences) = (p, me.flushes_left.saturating_sub(1), Set::default());
-                me.log[..=p as usize].fill(Default::default());
-            }
-            Change::Close => {
-                me.fences = Set::default();
-                if !self.model.is(Mutant::AppendAfterClose) {
-                    self.writer_mut(w).phase = Phase::Closed;
-                }
-            }
-            Change::Move(store) => {
-                me.store = store;
-                if me.phase == Phase::Fencing && sentinels_first {
-                    (me.settled, me.must_get) = (Set::default(), Set::default());
-                }
-                me.replay_after = me.replay_after.max(next.replay_after);
-                me.log[..=next.replay_after as usize].fill(Default::default());
-            }
-            Change::Touch | Change::Nothing => {}
-        }
     }
 }

@@ -54,6 +54,8 @@ pub struct Config {
     pub(super) follows: bool,
     /// How many checkpoints are tried.
     pub(super) checkpoints: u8,
+    /// Whether checkpoints expire and are refreshed.
+    pub(super) lifetimes: bool,
     /// How often each fault may happen.
     pub(super) faults: Faults,
     /// What has to happen on the way.
@@ -82,6 +84,7 @@ const QUIET: Config = Config {
     reads_singly: false,
     follows: false,
     checkpoints: 0,
+    lifetimes: false,
     faults: NO_FAULTS,
     reaches: &[],
 };
@@ -120,12 +123,12 @@ impl Config {
             },
             Self {
                 name: "range",
-                about: "After a collision, two sentinels side by side; two takeovers",
-                rows: &[3, 1, 0],
+                about: "After a collision, three sentinels side by side; two takeovers",
+                rows: &[5, 2, 0],
                 flushes: [0, 1, 1],
                 collects: true,
-                sentinels: 2,
-                reaches: &[EntryCollected, FenceKept, DeadEntry, TwoSentinels],
+                sentinels: 3,
+                reaches: &[EntryCollected, FenceKept, DeadEntry, SeveralSentinels],
                 ..QUIET
             },
             Self {
@@ -202,12 +205,23 @@ impl Config {
             },
             Self {
                 name: "checkpoints",
-                about: "Two attempts at a checkpoint, refreshing and expiry, against a flushing writer and a takeover",
+                about: "Two attempts at a checkpoint, against a flushing writer and a takeover",
                 rows: &[2, 1],
                 flushes: [1, 1, 0],
                 collects: true,
                 checkpoints: 2,
-                reaches: &[EntryCollected, PinnedBelowR, Refreshed, Expired, Orphan],
+                reaches: &[EntryCollected, PinnedBelowR, Orphan],
+                ..QUIET
+            },
+            Self {
+                name: "lifetimes",
+                about: "A checkpoint is refreshed while it expires; the collector's clock is one tick ahead",
+                rows: &[2],
+                flushes: [1, 0, 0],
+                collects: true,
+                checkpoints: 1,
+                lifetimes: true,
+                reaches: &[EntryCollected, PinnedBelowR, Refreshed, Expired],
                 ..QUIET
             },
             Self {
@@ -250,6 +264,29 @@ impl Config {
                 ..QUIET
             },
         ]
+    }
+
+    /// Larger ones, for a machine with memory and time.
+    pub fn large() -> Vec<Self> {
+        Self::all()
+            .into_iter()
+            .map(|config| match config.name {
+                "takeover" => Self {
+                    rows: &[3, 2],
+                    flushes: [2, 2, 0],
+                    faults: Faults { lost_ack: 2, conflict: 1, late: 2 },
+                    ..config
+                },
+                "three" => Self {
+                    rows: &[3, 2, 1],
+                    flushes: [1, 1, 1],
+                    faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
+                    ..config
+                },
+                _ => config,
+            })
+            .filter(|config| matches!(config.name, "takeover" | "three"))
+            .collect()
     }
 
     /// The one of a name.

@@ -1,7 +1,7 @@
 //! The protocol as a model for the `stateright` checker: every interleaving of a few processes over a store with all
 //! its habits, within bounds. `docs/model.md` says what is modelled, what is left out, and what came of it.
 //!
-//! The rules are in [`writer`], [`commit`], [`collect`], [`follow`] and [`checkpoint`]; what must hold is in [`judge`], and
+//! The rules are in [`writer`], [`change`], [`commit`], [`collect`], [`follow`] and [`checkpoint`]; what must hold is in [`judge`], and
 //! knows none of them. Each rule can be turned off ([`Mutant`]), and then the checker has to find a schedule that breaks
 //! an invariant.
 
@@ -9,11 +9,13 @@
 #![allow(clippy::indexing_slicing)]
 
 mod action;
+mod change;
 mod check;
 mod checkpoint;
 mod collect;
 mod commit;
 mod config;
+mod explore;
 mod follow;
 mod judge;
 mod mutant;
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub use action::{Action, Answer};
 pub use check::{Report, Schedule, check};
 pub use config::{Config, Start};
+pub use explore::{explore, tables};
 pub use judge::Invariant;
 pub use mutant::Mutant;
 pub use reached::Fact;

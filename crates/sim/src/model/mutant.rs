@@ -35,12 +35,14 @@ mutants! {
     NoLineageCheck, "no-lineage-check", "claims", "A commit that was answered \"created\" is not checked (section 3, step 4)";
     PredecessorOnly, "predecessor-only", "forgotten", "The lineage check looks at the predecessor only (schedule 17)";
     CommitRerunOnItself, "commit-rerun", "collector", "A commit that landed, its answer lost, is derived again from itself (schedule 8)";
+    TakenNameBelieved, "taken-name-believed", "collector", "Another's manifest at the next version is taken to have been there first, without a look at its lineage";
+    RefusalWithoutLook, "refusal-without-look", "claims", "A writer that reads another claim believes it, without looking whether that manifest is the newest";
     CollectorLooksOnce, "collector-looks-once", "collector", "A collector does not look a second time at which manifest is the newest (schedule 28)";
     PruneInAnyOrder, "prune-in-any-order", "collector", "Manifests are pruned in any order";
     NoSentinel, "no-sentinel", "takeover", "A claimant puts no sentinel (schedule 1)";
     SentinelBeforeLineageCheck, "sentinel-before-lineage-check", "claims", "The sentinel is sent before the claim's lineage is checked (schedule 27)";
     NoRecordStep, "no-record-step", "takeover", "A claimant appends without recording its takeover";
-    RecordWithoutCheck, "record-without-check", "takeover", "The record is committed although another claim owns the shard (schedule 2)";
+    RecordWithoutCheck, "record-without-check", "three", "The record is committed although another claim owns the shard (schedule 2)";
     OnlyOwnSentinelRecorded, "only-own-sentinel", "three", "A claimant records its own sentinel only (schedule 13)";
     OnlySentinelsRecorded, "only-sentinels", "three", "A claimant records sentinels only, no dead entries (schedule 14)";
     OnlyLastOfRangeRecorded, "only-last-of-range", "range", "Of several sentinels side by side, only the last is recorded";
@@ -68,14 +70,25 @@ mutants! {
     StoreChangedWithoutSentinel, "store-changed-without-sentinel", "stores", "The log moves to another store without a sentinel in the old one (schedule 19)";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "checkpoints", "A checkpoint is listed by a manifest that derives from a later one than it pins";
     CheckpointObjectCollectedEarly, "checkpoint-object-early", "checkpoints", "An unlisted checkpoint object goes although it may still be listed";
-    RefreshWithoutLook, "refresh-without-look", "checkpoints", "Refreshing lists a checkpoint again that has been taken off (schedule 26)";
-    ExpiryWithoutLook, "expiry-without-look", "checkpoints", "Expiry takes off a checkpoint that was refreshed meanwhile (schedule 26)";
-    ExpiryDeletesFirst, "expiry-deletes-first", "checkpoints", "An expired checkpoint's object is deleted before the commit that takes it off (schedule 26)";
+    RefreshWithoutLook, "refresh-without-look", "lifetimes", "Refreshing lists a checkpoint again that has been taken off (schedule 26)";
+    ExpiryWithoutLook, "expiry-without-look", "lifetimes", "Expiry takes off a checkpoint that was refreshed meanwhile (schedule 26)";
+    ExpiryDeletesFirst, "expiry-deletes-first", "lifetimes", "An expired checkpoint's object is deleted before the commit that takes it off (schedule 26)";
 }
 
 impl Mutant {
     /// The mutant of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
+    }
+
+    /// Why no schedule breaks it, for a rule that others make superfluous.
+    pub fn superfluous(self) -> Option<&'static str> {
+        match self {
+            Self::PassedDeadNotRecorded => Some(
+                "whoever could still be about to send that position has a lower one to settle first, and that one is \
+                 a fence: the sentinel in front of it",
+            ),
+            _ => None,
+        }
     }
 }

@@ -148,6 +148,10 @@ pub(super) enum Step {
     Put,
     Get,
     CheckLineage,
+    /// Somebody else's manifest stands where ours was to go; is it of the lineage?
+    CheckTaken,
+    /// The manifest of this version refuses the change; is it the newest?
+    LookAgain(u8),
 }
 
 /// A manifest commit under way.

@@ -9,7 +9,7 @@ pub(super) const POSITIONS: usize = 13;
 /// Writers at most. A name is a writer for one tenure; a process that opens again is the next one.
 pub(super) const WRITERS: usize = 3;
 /// Rows that one writer appends at most, each an append of its own.
-pub(super) const ROWS: usize = 4;
+pub(super) const ROWS: usize = 5;
 /// Manifest versions that exist at once, at most.
 pub(super) const VERSIONS: usize = 12;
 /// Late PUTs at once, at most.
@@ -137,7 +137,7 @@ impl Entry {
     pub(super) const ABSENT: Self = Self(0);
 
     pub(super) fn new(epoch: u8, writer: u8, rows: u8) -> Self {
-        Self(u16::from(epoch) << 8 | u16::from(writer) << 4 | u16::from(rows))
+        Self(u16::from(epoch) << 8 | u16::from(writer) << 5 | u16::from(rows))
     }
 
     pub(super) fn sentinel(epoch: u8, writer: u8) -> Self {
@@ -153,11 +153,11 @@ impl Entry {
     }
 
     pub(super) fn writer(self) -> u8 {
-        (self.0 >> 4) as u8 & 15
+        (self.0 >> 5) as u8 & 7
     }
 
     pub(super) fn is_sentinel(self) -> bool {
-        !self.is_absent() && self.0 & 15 == 0
+        !self.is_absent() && self.0 & 31 == 0
     }
 
     pub(super) fn is_by(self, epoch: u8, writer: u8) -> bool {
@@ -272,15 +272,15 @@ mod tests {
     fn rows_keep_their_order() {
         let mut rows = Rows::default();
         let mut first = Rows::default();
-        for row in [0, 8, 3] {
+        for row in [0, 14, 3] {
             rows.push(row);
         }
         first.push(0);
-        assert_eq!(rows.iter().collect::<Vec<_>>(), [0, 8, 3]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [0, 14, 3]);
         assert!(rows.starts_with(first) && rows.starts_with(Rows::default()) && rows.starts_with(rows));
         assert!(!first.starts_with(rows));
         assert!(!rows.has_one_twice());
-        rows.push(8);
+        rows.push(14);
         assert!(rows.has_one_twice());
     }
 

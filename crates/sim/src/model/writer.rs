@@ -217,7 +217,8 @@ impl<N: Notes> Turn<'_, N> {
             }
         } else {
             me.phase = Phase::Reading;
-            me.width = (2 * me.width).min(model.config.sentinels);
+            // The next round is wider: whoever won this position may win the next one too.
+            me.width = model.config.sentinels;
         }
     }
 
