@@ -39,6 +39,7 @@
 //! | query it from any process | [`Table::provider`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | see where it stands | [`Table::inspect`] |
+//! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
 
@@ -62,6 +63,7 @@ mod sharding;
 mod shards;
 mod sstable;
 mod table;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adoption, ShardAdoption};
@@ -71,4 +73,5 @@ pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection,
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
+pub use verify::{ShardVerification, Verification, VerifyProgress};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
+use uuid::Uuid;
 
 use crate::ids::{Epoch, ManifestVersion, Position, ShardId};
 
@@ -179,6 +180,17 @@ pub enum Error {
         shard: ShardId,
         /// What is not known.
         reason: &'static str,
+    },
+
+    /// The shard has no such checkpoint (any more).
+    #[error("shard {shard}: checkpoint {id} {state}; make a new one")]
+    NoCheckpoint {
+        /// The shard.
+        shard: ShardId,
+        /// The checkpoint.
+        id: Uuid,
+        /// Is not listed, has expired …
+        state: &'static str,
     },
 
     /// A manifest commit may or may not have become part of the shard's history.

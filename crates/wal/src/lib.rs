@@ -37,17 +37,23 @@
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
+//! | keep a moment of a shard | [`checkpoint::create`] |
+//! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
-//! | check a bucket before trusting it | [`probe()`] |
+//! | prove every object of a shard | [`verify()`] |
+//! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
 mod adopt;
 mod appender;
+pub mod checkpoint;
 mod claim;
 mod client_options;
 mod entry;
 mod error;
+mod files;
+pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;
@@ -55,7 +61,10 @@ mod liveness;
 mod manifest;
 mod names;
 mod prefetch;
+mod preflight;
 mod probe;
+#[doc(hidden)]
+pub mod raw;
 mod retry;
 mod shard;
 mod slot;
@@ -64,6 +73,7 @@ mod store;
 mod surroundings;
 mod tailer;
 mod tenure;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adopted, adopt};
@@ -71,12 +81,13 @@ pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
+pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
-pub use probe::{ProbeReport, probe};
+pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
 pub use stats::WalStats;
@@ -84,4 +95,5 @@ pub use store::Store;
 pub use surroundings::{RealSurroundings, Surroundings};
 pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
+pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

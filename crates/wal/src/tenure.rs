@@ -10,7 +10,7 @@ use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::Liveness;
-use crate::manifest::{Extension, HeldManifest, ManifestStore, ShardManifest, SsTable};
+use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, SsTable};
 use crate::shard::Shard;
 
 /// A recorded claim of a shard. Clones share one state: once one of them is poisoned, all are.
@@ -36,6 +36,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     acknowledged: Position,
+    /// Dead entries that this tenure's own entries had to go around, in its serial zone.
+    passed_over: Vec<Fence>,
     stopped: Option<Error>,
 }
 
@@ -48,7 +50,7 @@ impl Tenure {
         record: HeldManifest,
     ) -> Self {
         let manifests = ManifestStore::new(shard.clone());
-        let state = Mutex::new(State { acknowledged: sentinel, stopped: None });
+        let state = Mutex::new(State { acknowledged: sentinel, passed_over: Vec::new(), stopped: None });
         let committing = tokio::sync::Mutex::new(record);
         let stopped = watch::Sender::new(false);
         let shared = Shared { shard, manifests, identity, sentinel, liveness, state, stopped, committing };
@@ -69,7 +71,8 @@ impl Tenure {
         &self.shared.identity
     }
 
-    /// Where this tenure's fence sentinel stands; its entries come after it.
+    /// Where this tenure's fence ends: its sentinel, or the last position of the range that its sentinels were put
+    /// to. Its entries come after it.
     pub fn sentinel(&self) -> Position {
         self.shared.sentinel
     }
@@ -82,6 +85,12 @@ impl Tenure {
     pub(crate) fn acknowledge(&self, position: Position) {
         let mut state = self.state();
         state.acknowledged = state.acknowledged.max(position);
+    }
+
+    /// Notes that a dead entry stands where an entry of ours was meant to go. Its object must stay (schedule 41): a PUT
+    /// of ours to that name may still be under way.
+    pub(crate) fn pass_over(&self, dead: Fence) {
+        self.state().passed_over.push(dead);
     }
 
     /// The newest manifest that this tenure has read or committed.
@@ -256,6 +265,9 @@ impl Tenure {
             let changed = match manifest.is_owned_by(self.identity()) {
                 true => {
                     let mut next = manifest;
+                    // Before R can cover them: what is acknowledged comes after what was passed over.
+                    let passed_over = self.state().passed_over.clone();
+                    extension(&mut next).add_fences(passed_over);
                     change(&mut next).map(|()| next)
                 }
                 false => Err(self.fenced_by(manifest.writer_epoch, Outcome::NotWritten)),

@@ -2,13 +2,15 @@
 //! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
 //! `tenure` and `slot`.
 
+mod config;
 mod flusher;
+mod group;
 mod measure;
+mod pace;
 mod queue;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -17,66 +19,17 @@ use tokio::task::JoinHandle;
 
 use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::error::{Error, Outcome, Result};
+use crate::gc::{BackgroundGc, BaseProgress};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
 use crate::stats::WalStats;
 use crate::tenure::Tenure;
 
+pub use config::WalConfig;
 use flusher::Flusher;
 pub use queue::Held;
 use queue::Queue;
-
-/// How a [`WalWriter`] groups, limits and sends appends.
-#[derive(Debug, Clone)]
-pub struct WalConfig {
-    /// Largest entry in bytes, as encoded. An append that is larger is spread over several entries; a single row
-    /// that is larger is refused. Default 10 MiB.
-    pub max_buffer_bytes: usize,
-    /// Longest time that a non-durable append waits before it is sent. Durable appends do not wait for it: they are
-    /// sent as soon as a PUT may start. Default 100 ms.
-    pub flush_interval: Duration,
-    /// Bytes (estimated, in memory) that may be accepted and not yet released; appends wait beyond it, and one that
-    /// is larger by itself is refused. Released when an entry landed, or, with a MemTable, when it was flushed.
-    /// Default 1 GiB.
-    pub max_unflushed_bytes: usize,
-    /// PUTs that may run at once, 1 to 32. Default 1: the next group gathers while one is under way.
-    pub max_in_flight: usize,
-}
-
-impl Default for WalConfig {
-    fn default() -> Self {
-        Self {
-            max_buffer_bytes: 10 << 20,
-            flush_interval: Duration::from_millis(100),
-            max_unflushed_bytes: 1 << 30,
-            max_in_flight: 1,
-        }
-    }
-}
-
-impl WalConfig {
-    /// Checks the limits of each field. A writer does it before it claims anything.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], naming the field and its limits.
-    pub fn validate(&self) -> Result<()> {
-        let invalid = |what: String| Err(Error::InvalidArgument(what));
-        if self.max_buffer_bytes < 4 << 10 || self.max_buffer_bytes > crate::MAX_ENTRY_BYTES {
-            return invalid(format!("max_buffer_bytes is {}; use 4 KiB to 256 MiB", self.max_buffer_bytes));
-        }
-        if self.max_in_flight == 0 || self.max_in_flight as u64 > crate::MAX_IN_FLIGHT {
-            return invalid(format!("max_in_flight is {}; use 1 to {}", self.max_in_flight, crate::MAX_IN_FLIGHT));
-        }
-        if self.max_unflushed_bytes == 0 || self.max_unflushed_bytes > u32::MAX as usize {
-            return invalid(format!("max_unflushed_bytes is {}; use 1 byte to 4 GiB - 1", self.max_unflushed_bytes));
-        }
-        if self.flush_interval.is_zero() {
-            return invalid("flush_interval is zero; use a positive time".into());
-        }
-        Ok(())
-    }
-}
 
 /// Receives entries once they landed, in order, before their appends are acknowledged: what a MemTable is fed by.
 pub trait Landed: Send + 'static {
@@ -106,6 +59,7 @@ pub struct WalWriter {
     tenure: Tenure,
     queue: Arc<Queue>,
     task: JoinHandle<()>,
+    gc: Option<BackgroundGc>,
 }
 
 impl WalWriter {
@@ -122,7 +76,12 @@ impl WalWriter {
     ) -> Result<(Self, Replay)> {
         config.validate()?;
         let Opened { tenure, replay } = open(shard, options).await?;
-        Ok((Self::start(tenure, schema, config, WalOnly)?, replay))
+        let gc = config.gc.clone();
+        let mut writer = Self::start(tenure.clone(), schema, config, WalOnly)?;
+        // A log alone: nothing is merged into any base table.
+        let no_base = || std::future::ready(Ok(BaseProgress::default()));
+        writer.gc = gc.map(|gc| BackgroundGc::start(tenure, gc, no_base));
+        Ok((writer, replay))
     }
 
     /// Starts to write in a tenure that the caller has, whose replay it has taken. Every entry that lands is given
@@ -135,7 +94,7 @@ impl WalWriter {
         let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
         let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
         let task = tokio::spawn(flusher.run());
-        Ok(Self { tenure, queue, task })
+        Ok(Self { tenure, queue, task, gc: None })
     }
 
     /// The right to write, for publishing SSTables.
@@ -213,7 +172,8 @@ impl WalWriter {
 
     /// Counters and positions, exact at this moment, also right after opening.
     pub fn stats(&self) -> WalStats {
-        self.queue.stats()
+        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WalStats { gc, ..self.queue.stats() }
     }
 
     /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where

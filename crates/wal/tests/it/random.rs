@@ -129,6 +129,8 @@ impl World {
         self.asked_away.extend(live.flat_map(|e| e.3.into_iter().map(move |id| (id, e.0))));
         if self.rng.chance(0.7) {
             self.bucket.collect_garbage().await;
+            let newest = self.bucket.manifest().await.version.get();
+            self.bucket.prune_below(newest.saturating_sub(15)).await;
         }
     }
 
@@ -175,9 +177,11 @@ impl World {
         settle().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
 
+        crate::verify::assert_healthy(&self.bucket).await;
         let (_, replay) = self.bucket.process().open().await.unwrap();
         let found = replayed(replay).await;
         assert_eq!(found, self.bucket.rows().await);
+        crate::verify::assert_healthy(&self.bucket).await;
         let replay_after = self.bucket.manifest().await.replay_after.get();
         let asked_away = std::mem::take(&mut self.asked_away).into_iter();
         let consumed: BTreeSet<i64> = asked_away.filter(|(_, at)| *at <= replay_after).map(|(id, _)| id).collect();
@@ -237,8 +241,11 @@ fn what_was_promised_is_what_a_replay_returns() {
                 while world.tenures.is_empty() {
                     world.take_over().await;
                 }
-                for _ in 0..60 {
+                for step in 0..60 {
                     world.step().await;
+                    if step % 10 == 9 {
+                        crate::verify::assert_healthy(&world.bucket).await;
+                    }
                 }
                 world.check().await;
             });
