@@ -152,6 +152,10 @@ impl LogModel {
             Phase::Open | Phase::Closed | Phase::Stopped => self.enumerate_tenure(s, w, actions),
             Phase::Claiming | Phase::Recording => {}
         }
+        let claiming = matches!(me.phase, Phase::Reading | Phase::Fencing | Phase::Recording);
+        if claiming && self.is(Mutant::CloseUnrecorded) {
+            actions.push(Action::Close(w));
+        }
         if me.commit.step != Step::Idle && me.phase != Phase::Stopped {
             self.enumerate_commit(s, w, me.commit.step, actions);
         }

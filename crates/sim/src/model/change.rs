@@ -60,6 +60,7 @@ impl LogModel {
 impl<N: Notes> Turn<'_, N> {
     /// What a writer makes of a commit that is certain.
     pub(super) fn committed(&mut self, w: u8, change: Change, base: &Manifest, next: &Manifest) {
+        let any_clean = self.model.is(Mutant::CleanCloseOfAny);
         let fresh_is_closed = self.model.config.wipes;
         let sentinels_first = self.model.is(Mutant::StoreChangedWithoutSentinel);
         let me = self.writer_mut(w);
@@ -67,7 +68,8 @@ impl<N: Notes> Turn<'_, N> {
             Change::Claim => {
                 me.phase = Phase::Reading;
                 me.epoch = next.epoch;
-                me.after_clean_close = base.closed_cleanly_epoch == base.epoch && (base.epoch > 0 || fresh_is_closed);
+                me.after_clean_close = any_clean && base.closed_cleanly_epoch > 0
+                    || base.closed_cleanly_epoch == base.epoch && (base.epoch > 0 || fresh_is_closed);
                 (me.store, me.next, me.top) = (next.store, next.replay_after + 1, next.replay_after_epoch);
                 me.replay_after = next.replay_after;
             }

@@ -14,7 +14,11 @@ impl LogModel {
             let kept = manifest.fences.has(p) && !self.is(Mutant::NoFenceRetention);
             let pinned = (0..2).any(|id| {
                 let pin = &s.pins[id as usize];
-                manifest.checkpoints & (1 << id) != 0 && store == pin.store && p > pin.replay_after && p <= pin.tail
+                manifest.checkpoints & (1 << id) != 0
+                    && !self.is(Mutant::PinnedEntriesCollected)
+                    && store == pin.store
+                    && p > pin.replay_after
+                    && p <= pin.tail
             });
             if !kept && !pinned && !s.at(store, p).is_absent() {
                 set.add(p);
@@ -29,7 +33,11 @@ impl LogModel {
         let closed = m.epoch > 0 && m.closed_cleanly_epoch == m.epoch;
         let flushed = s.at(m.store, m.replay_after + 1).is_absent();
         let there = s.wal[m.store as usize].iter().any(|e| !e.is_absent());
-        there && closed && flushed && (m.fences.is_empty() || self.is(Mutant::WipeDespiteFences))
+        match () {
+            () if self.is(Mutant::WipeDespiteFences) => there && closed && flushed,
+            () if self.is(Mutant::WipeWithoutClose) => there && flushed && m.fences.is_empty(),
+            () => there && closed && flushed && m.fences.is_empty(),
+        }
     }
 }
 

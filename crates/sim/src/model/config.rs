@@ -23,49 +23,49 @@ pub struct Config {
     /// What it is there to reach.
     pub about: &'static str,
     /// Where it begins.
-    pub(super) start: Start,
+    pub start: Start,
     /// How many rows the first, second … claimant appends; its length is the number of claimants.
-    pub(super) rows: &'static [u8],
+    pub rows: &'static [u8],
     /// How many SSTables each publishes at most.
-    pub(super) flushes: [u8; WRITERS],
+    pub flushes: [u8; WRITERS],
     /// `max_in_flight` and MAX_IN_FLIGHT in one.
-    pub(super) window: u8,
+    pub window: u8,
     /// Whether writers may close cleanly.
-    pub(super) closes: bool,
+    pub closes: bool,
     /// The store in which each wants the log.
-    pub(super) stores: [u8; WRITERS],
+    pub stores: [u8; WRITERS],
     /// Whether an operator wipes the WAL store when that is allowed.
-    pub(super) wipes: bool,
+    pub wipes: bool,
     /// Sentinels side by side after a collision, at most.
-    pub(super) sentinels: u8,
+    pub sentinels: u8,
     /// Whether WAL entries are collected.
-    pub(super) collects: bool,
+    pub collects: bool,
     /// How often a collector that works from a manifest it read earlier runs.
-    pub(super) collector_runs: u8,
+    pub collector_runs: u8,
     /// Whether commits are made in the steps of section 3; otherwise in one.
-    pub(super) steps: bool,
+    pub steps: bool,
     /// How many manifests pruning keeps.
-    pub(super) keep: u8,
+    pub keep: u8,
     /// Commits of each of the actors without an epoch.
-    pub(super) others: [u8; 2],
+    pub others: [u8; 2],
     /// Whether replay reads one position per step instead of all at once.
-    pub(super) reads_singly: bool,
+    pub reads_singly: bool,
     /// Whether a reader follows the log.
-    pub(super) follows: bool,
+    pub follows: bool,
     /// How many checkpoints are tried.
-    pub(super) checkpoints: u8,
+    pub checkpoints: u8,
     /// Whether checkpoints expire and are refreshed.
-    pub(super) lifetimes: bool,
+    pub lifetimes: bool,
     /// How often each fault may happen.
-    pub(super) faults: Faults,
+    pub faults: Faults,
     /// What has to happen on the way.
-    pub(super) reaches: &'static [Fact],
+    pub reaches: &'static [Fact],
 }
 
 const NO_FAULTS: Faults = Faults { lost_ack: 0, conflict: 0, late: 0 };
 
 /// Nothing happens here; the others differ from it by what they name.
-const QUIET: Config = Config {
+pub const QUIET: Config = Config {
     name: "",
     about: "",
     start: Start::Veteran,

@@ -29,12 +29,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use action::{Action, Answer};
 pub use check::{Report, Schedule, check};
-pub use config::{Config, Start};
+pub use config::{Config, QUIET, Start};
 pub use explore::{explore, tables};
 pub use judge::Invariant;
 pub use mutant::Mutant;
 pub use reached::Fact;
-pub use state::State;
+pub use state::{Faults, State};
 
 use state::{Append, Change, Commit, Committer, Phase, Writer};
 use types::{Entry, Manifest};

@@ -40,6 +40,7 @@ mutants! {
     CollectorLooksOnce, "collector-looks-once", "collector", "A collector does not look a second time at which manifest is the newest (schedule 28)";
     PruneInAnyOrder, "prune-in-any-order", "collector", "Manifests are pruned in any order";
     NoSentinel, "no-sentinel", "takeover", "A claimant puts no sentinel (schedule 1)";
+    SentinelNotRead, "sentinel-not-read", "takeover", "\"Already exists\" about a sentinel is taken for a lost ack, without reading";
     SentinelBeforeLineageCheck, "sentinel-before-lineage-check", "claims", "The sentinel is sent before the claim's lineage is checked (schedule 27)";
     NoRecordStep, "no-record-step", "takeover", "A claimant appends without recording its takeover";
     RecordWithoutCheck, "record-without-check", "three", "The record is committed although another claim owns the shard (schedule 2)";
@@ -62,13 +63,18 @@ mutants! {
     SstableAheadOfLog, "sstable-ahead-of-log", "takeover", "Rows are published while their entries are in flight (schedule 11)";
     TruncateByReplaced, "truncate-by-replaced", "wal-only", "A writer that was replaced may truncate (schedule 32)";
     NoFenceRetention, "no-fence-retention", "takeover", "Collection does not keep fences (schedule 1)";
+    CloseUnrecorded, "close-unrecorded", "close", "A claimant closes cleanly before it has recorded its takeover";
+    CleanCloseOfAny, "clean-close-of-any", "close", "A claimant takes the clean close of any tenure for that of the one before it";
     CloseMovesReplayAfter, "close-moves-r", "close", "A clean close moves R to the tail (schedule 22)";
     CloseWithPutsInFlight, "close-with-puts-in-flight", "close", "A clean close does not wait for what is in flight";
     AppendAfterClose, "append-after-close", "close", "A handle appends after its clean close";
     CloseWaivesZone, "close-waives-zone", "close-window", "After a clean close there is no serial zone";
     WipeDespiteFences, "wipe-despite-fences", "wipe", "A WAL store is wiped because of a clean close, although there are fences (schedule 29)";
+    WipeWithoutClose, "wipe-without-close", "wipe", "A WAL store is wiped because nothing above R is left, without a clean close";
+    StoreChangedWithLiveRows, "store-changed-with-live-rows", "stores", "The log moves although live rows above R are in the old store";
     StoreChangedWithoutSentinel, "store-changed-without-sentinel", "stores", "The log moves to another store without a sentinel in the old one (schedule 19)";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "checkpoints", "A checkpoint is listed by a manifest that derives from a later one than it pins";
+    PinnedEntriesCollected, "pinned-entries-collected", "checkpoints", "Entries that a checkpoint pins are collected";
     CheckpointObjectCollectedEarly, "checkpoint-object-early", "checkpoints", "An unlisted checkpoint object goes although it may still be listed";
     RefreshWithoutLook, "refresh-without-look", "lifetimes", "Refreshing lists a checkpoint again that has been taken off (schedule 26)";
     ExpiryWithoutLook, "expiry-without-look", "lifetimes", "Expiry takes off a checkpoint that was refreshed meanwhile (schedule 26)";

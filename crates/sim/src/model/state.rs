@@ -45,10 +45,13 @@ pub(super) struct LatePut {
 
 /// How often each fault may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Faults {
-    pub(super) lost_ack: u8,
-    pub(super) conflict: u8,
-    pub(super) late: u8,
+pub struct Faults {
+    /// A PUT lands, its answer does not.
+    pub lost_ack: u8,
+    /// 409 with nothing landed.
+    pub conflict: u8,
+    /// A PUT that timed out lands at any later time.
+    pub late: u8,
 }
 
 /// Where a writer is in its life.

@@ -75,6 +75,7 @@ impl LogModel {
         let blocked = beyond
             .filter(|(_, e)| !e.is_absent())
             .any(|(p, e)| p - me.sentinel > self.config.window || e.epoch() >= me.epoch);
+        let live = live && !self.is(Mutant::StoreChangedWithLiveRows);
         target != me.store && !live && !blocked && me.appends.iter().all(|a| a.progress == Progress::New)
     }
 }
@@ -166,6 +167,8 @@ impl<N: Notes> Turn<'_, N> {
         };
         self.notes.say(|| format!("W{} PUT wal/{p} (sentinel, epoch {}): {}", w + 1, entry.epoch(), said.text));
         if said.created {
+            self.settle(w, p, entry);
+        } else if said.exists && self.model.is(Mutant::SentinelNotRead) {
             self.settle(w, p, entry);
         } else if said.exists {
             self.writer_mut(w).must_get.add(p);
