@@ -10,6 +10,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::ids::{Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::prefetch::Prefetch;
 use crate::shard::Shard;
@@ -206,7 +207,9 @@ impl<'a> Reading<'a> {
             self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
-        self.read_on().await?;
+        if !is_on(Mutant::HoleGuardLooksOnce) {
+            self.read_on().await?;
+        }
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
         let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
             true => self.last_seen.max(Position::new(highest)),
@@ -284,6 +287,7 @@ impl<'a> Reading<'a> {
                 self.keep(entry);
             }
             EntryKind::Sentinel if entry.is_by(&self.identity) => {}
+            EntryKind::Dead if is_on(Mutant::OnlySentinelsRecorded) => {}
             EntryKind::Sentinel | EntryKind::Dead => {
                 self.fences.push(Fence { position: entry.position, epoch: entry.writer_epoch });
             }
@@ -319,13 +323,21 @@ async fn record(
     // Schedules 13 and 14: not only our own sentinels. One that a dead claimant left, or a dead entry, may be the
     // only thing that stands on a stalled writer's next position.
     let mut fences = reading.fences.clone();
+    if is_on(Mutant::NoRecordStep) {
+        return Ok(claim.held.clone());
+    }
+    if is_on(Mutant::OnlyOwnSentinelRecorded) {
+        fences.clear();
+    }
     // After a clean close nobody's next position is where ours stand. There may be several: what was in their way then
     // was a straggler of a writer before, whose own next position is at the sentinel of the tenure that closed.
     if !claim.after_clean_close {
-        fences.extend(stand.own.iter().map(|position| Fence { position: *position, epoch: claim.identity.epoch }));
+        let not_recorded = if is_on(Mutant::OnlyLastOfRangeRecorded) { stand.own.len().saturating_sub(1) } else { 0 };
+        let own = stand.own.iter().skip(not_recorded);
+        fences.extend(own.map(|position| Fence { position: *position, epoch: claim.identity.epoch }));
     }
     let recorded = manifests.commit(Some(claim.held.clone()), |mut next| {
-        let owned = next.is_owned_by(&claim.identity);
+        let owned = next.is_owned_by(&claim.identity) || is_on(Mutant::RecordWithoutCheck);
         let by = next.writer_epoch;
         next.last_seen = next.last_seen.max(stand.last);
         next.extension.get_or_insert_with(Extension::default).add_fences(fences.iter().copied());

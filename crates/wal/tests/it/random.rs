@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fencepost_sim::{RandomFaults, Rng};
+use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions};
+use fencepost_wal::gc::BaseProgress;
 use fencepost_wal::{EntryKind, OpenOptions, Outcome, Position, RetryPolicy, Shard, WalConfig, WalTailer, WalWriter};
 
 use crate::support::{Bucket, Process, batch, bucket, ids_of, replayed, schema, settle};
@@ -49,12 +52,25 @@ struct World {
     /// Rows that were live when somebody asked for a truncation above them, and where they stood. Consumed is what R
     /// has passed in the end: the answer of a truncation may be lost, and it may land much later.
     asked_away: BTreeMap<i64, u64>,
+    /// Processes that collected, or made checkpoints, with what they have on the wire.
+    others: Vec<Process>,
+    /// Checkpoints that nobody has asked to delete, and the bytes of the log that belong to them.
+    checkpoints: Vec<(Checkpoint, Vec<Bytes>)>,
 }
 
 impl World {
     async fn new(seed: u64, habits: Habits) -> Self {
         let bucket = bucket().await;
-        Self { habits, bucket, rng: Rng::new(seed), next_id: 0, tenures: Vec::new(), asked_away: BTreeMap::new() }
+        Self {
+            habits,
+            bucket,
+            rng: Rng::new(seed),
+            next_id: 0,
+            tenures: Vec::new(),
+            asked_away: BTreeMap::new(),
+            others: vec![],
+            checkpoints: vec![],
+        }
     }
 
     fn process(&mut self) -> Process {
@@ -179,10 +195,48 @@ impl World {
         let live = before.into_iter().filter(|e| e.2 == EntryKind::Rows && e.0 <= position);
         self.asked_away.extend(live.flat_map(|e| e.3.into_iter().map(move |id| (id, e.0))));
         if self.rng.chance(0.7) {
-            self.bucket.collect_garbage().await;
-            let newest = self.bucket.manifest().await.version.get();
-            self.bucket.prune_below(newest.saturating_sub(15)).await;
+            self.collect().await;
         }
+    }
+
+    /// A collector whose clock makes everything old; it may die on the way, or go on beside whatever comes.
+    async fn collect(&mut self) {
+        let process = self.process().later(Duration::from_secs(2 * 24 * 3600));
+        self.others.push(process.clone());
+        let collecting = tokio::spawn(async move { process.collect(&BaseProgress::default()).await });
+        match self.rng.below(4) {
+            0 => {
+                tokio::time::sleep(Duration::from_millis(self.rng.below(200))).await;
+                collecting.abort();
+            }
+            1 => {}
+            _ => drop(collecting.await),
+        }
+    }
+
+    /// Makes a checkpoint, or deletes one.
+    async fn checkpoint(&mut self) {
+        let process = self.process();
+        self.others.push(process.clone());
+        if self.checkpoints.is_empty() || self.rng.chance(0.7) {
+            if let Ok(made) = checkpoint::create(&process.shard, &CheckpointOptions::default()).await {
+                let bytes = self.pinned_bytes(&made).await;
+                self.checkpoints.push((made, bytes));
+            }
+        } else {
+            let which = self.rng.below(self.checkpoints.len() as u64) as usize;
+            let (gone, _) = self.checkpoints.swap_remove(which);
+            let _ = checkpoint::delete(&process.shard, gone.id).await;
+        }
+    }
+
+    async fn pinned_bytes(&self, of: &Checkpoint) -> Vec<Bytes> {
+        let mut bytes = Vec::new();
+        for position in of.replay_after.get() + 1..=of.tail.get() {
+            let found = self.bucket.read(&self.bucket.entry_path(position)).await;
+            bytes.push(found.unwrap_or_else(|| panic!("I7: entry {position} of checkpoint {} is gone", of.id)));
+        }
+        bytes
     }
 
     async fn step(&mut self) {
@@ -195,9 +249,12 @@ impl World {
                 self.tenures[which].writer = None;
             }
             4 => {
-                let which = self.rng.below(self.tenures.len() as u64) as usize;
-                self.tenures[which].process.faults.land_late().await;
+                let tenures = self.tenures.iter().map(|tenure| &tenure.process);
+                let all: Vec<&Process> = tenures.chain(&self.others).collect();
+                self.rng.pick(&all).unwrap().faults.land_late().await;
             }
+            6 => self.collect().await,
+            7 => self.checkpoint().await,
             5 => {
                 let newest = self.tenures.len() - 1;
                 if self.rng.chance(0.3)
@@ -225,10 +282,21 @@ impl World {
                 let _ = writer.flush().await;
             }
         }
+        for other in &self.others {
+            other.faults.random_off();
+            other.faults.drop_late();
+        }
         settle().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
 
         crate::verify::assert_healthy(&self.bucket).await;
+        // I7, I9: whatever was collected on the way, and is now.
+        self.bucket.collect_garbage().await;
+        for (made, bytes) in &self.checkpoints {
+            assert_eq!(&self.pinned_bytes(made).await, bytes);
+            assert_eq!(checkpoint::read(&self.bucket.shard(), made.id).await.unwrap().tail, made.tail);
+        }
+
         let (_, replay) = self.bucket.process().open().await.unwrap();
         let found = replayed(replay).await;
         assert_eq!(found, self.bucket.rows().await);

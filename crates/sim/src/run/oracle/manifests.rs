@@ -84,10 +84,15 @@ impl Oracle {
         if closed(parent) != closed(next) {
             coverage.count("clean closes");
         }
-        let names = |m: &ShardManifest| m.sstables.iter().map(|s| s.path.clone()).collect::<BTreeSet<_>>();
+        let merged = self.merged;
+        let names = |m: &ShardManifest| {
+            let unmerged = m.sstables.iter().filter(|s| s.generation.get() > merged);
+            unmerged.map(|s| s.path.clone()).collect::<BTreeSet<_>>()
+        };
         if !names(parent).is_subset(&names(next)) {
             return broken(Invariant::I7, format!("manifest {version} drops an SSTable that is nowhere else"));
         }
+        self.checkpoints_follow(parent, next, coverage)?;
         let (from, to) = (parent.replay_after.get(), next.replay_after.get());
         if to < from {
             return broken(Invariant::I5, format!("manifest {version} takes R back from {from} to {to}"));
