@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Inspect(args) => verbs::inspect::run(args).await,
         Verb::Flush(args) => verbs::flush::run(args).await,
         Verb::Merge(args) => verbs::merge::run(args).await,
+        Verb::Gc(args) => verbs::gc::run(args).await,
         Verb::Adopt(args) => verbs::adopt::run(args).await,
         Verb::Verify(args) => verbs::verify::run(args).await,
         Verb::Probe(args) => verbs::probe::run(args).await,

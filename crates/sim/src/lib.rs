@@ -9,6 +9,7 @@
 //! | a store that accepts conditional writes and ignores the condition | [`IgnoreConditionStore`] |
 //! | a real S3 server on loopback, with an atomic `If-None-Match: *` | [`S3Server`] |
 //! | another process, to be suspended or killed between two acknowledgements | [`Process`] |
+//! | a disk that loses its power, and with it what was not fsynced | [`PowerLossDisk`], [`PowerLossStore`] |
 //! | random numbers that come back with the seed | [`Rng`] |
 //!
 //! Every store is an ordinary [`object_store::ObjectStore`], so they nest: a counter around a script of faults around
@@ -43,6 +44,7 @@ mod count;
 mod faults;
 mod ignore_condition;
 mod latency;
+mod power_loss;
 mod rng;
 pub mod run;
 mod s3;
@@ -54,8 +56,9 @@ pub use faults::{
 };
 pub use ignore_condition::IgnoreConditionStore;
 pub use latency::{Latency, LatencyStore};
+pub use power_loss::{Call, PowerLossDisk, PowerLossStore, Survival, Syncs};
 pub use rng::Rng;
-pub use s3::S3Server;
+pub use s3::{S3Habits, S3Server};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

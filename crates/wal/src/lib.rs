@@ -41,7 +41,7 @@
 //! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
 //! | prove every object of a shard | [`verify()`] |
-//! | check a bucket before trusting it | [`probe()`] |
+//! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
@@ -52,12 +52,17 @@ mod claim;
 mod client_options;
 mod entry;
 mod error;
+mod files;
 pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;
 mod liveness;
 mod manifest;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
 mod names;
 mod prefetch;
 mod preflight;
@@ -80,12 +85,13 @@ pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
+pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
-pub use probe::{ProbeReport, probe};
+pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
 pub use stats::WalStats;

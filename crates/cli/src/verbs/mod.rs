@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod create;
 pub(crate) mod flush;
+pub(crate) mod gc;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod merge;

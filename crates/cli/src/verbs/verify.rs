@@ -13,7 +13,7 @@ use crate::{output, table};
 /// Prints the report; damage is a failure.
 pub(crate) async fn run(args: VerifyArgs) -> Result<()> {
     let table = table::open(&args.table).await?;
-    let progress = Progress::objects();
+    let progress = Progress::objects("read");
     let report = table.verify(|p| progress.at(p.objects, p.of_objects)).await?;
     drop(progress);
     match args.output.output {

@@ -11,7 +11,9 @@ mod demo;
 mod exit_codes;
 mod flights;
 mod foreign;
+mod gc;
 mod pipes;
+mod probe;
 mod python;
 mod round_trip;
 #[cfg(unix)]

@@ -9,6 +9,7 @@
 mod create;
 mod every_type;
 mod foreign;
+mod gc;
 mod golden;
 mod histories;
 mod identity;
@@ -18,6 +19,7 @@ mod merge;
 mod merge_lance;
 mod merge_schedules;
 mod model;
+mod peers_probes;
 mod points;
 mod prune;
 mod reads;

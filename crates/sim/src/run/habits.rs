@@ -74,6 +74,12 @@ pub(crate) struct Habits {
     pub(crate) writers: u64,
     pub(crate) collectors: u64,
     pub(crate) followers: u64,
+    /// Processes that make checkpoints.
+    pub(crate) keepers: u64,
+    /// Of a collector to merge a generation into the base first.
+    pub(crate) merge: f64,
+    /// Sentinels that a claim begins with.
+    pub(crate) fence_width: usize,
     /// Rounds of appends, flushes, … of all writers together.
     pub(crate) rounds: u64,
     pub(crate) faults: Faults,
@@ -122,18 +128,19 @@ impl Habits {
                 }
             }
         }
-        let lengths = Lengths {
-            short: rng.below(4),
-            minutes: rng.below(3),
-            days: rng.below(4),
-            until_event: 1 + rng.below(6),
-        };
+        let lengths =
+            Lengths { short: rng.below(4), minutes: rng.below(3), days: rng.below(4), until_event: 1 + rng.below(6) };
+        // Long bursts leave the serial zone, many short rounds meet more takeovers.
+        let (rounds, burst) = *rng.pick(&[(60, 1), (40, 4), (25, 12), (12, 50)]).unwrap_or(&(40, 4));
         Self {
             kind: if rng.chance(0.75) { Kind::MemTable } else { Kind::WalOnly },
             writers: 1 + rng.below(4),
             collectors: u64::from(rng.chance(0.85)) + u64::from(rng.chance(0.25)),
             followers: rng.below(3),
-            rounds: 30 + rng.below(120),
+            keepers: u64::from(rng.chance(0.4)),
+            merge: *rng.pick(&[0.0, 0.2, 0.8]).unwrap_or(&0.2),
+            fence_width: *rng.pick(&[1, 1, 1, 2, 8]).unwrap_or(&1),
+            rounds,
             faults,
             stalls,
             lengths,
@@ -143,7 +150,7 @@ impl Habits {
             flush: *rng.pick(&[0.1, 0.3, 0.7]).unwrap_or(&0.3),
             partial: *rng.pick(&[0.0, 0.3, 0.8]).unwrap_or(&0.3),
             min_age: Duration::from_secs(*rng.pick(&[0, 0, 0, 3600]).unwrap_or(&0)),
-            burst: *rng.pick(&[2, 6, 20, 60]).unwrap_or(&6),
+            burst,
             plain: *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2),
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fencepost_wal::{RetryPolicy, Shard, ShardId, Store};
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -20,6 +20,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::habits::{Faults, spread};
+use super::oracle::Invariant;
 use super::process::{Process, Virtual, draw_patience};
 use super::world::{Answer, ObjectKind, Request, World};
 
@@ -140,7 +141,14 @@ impl Network {
                     process.die(&format!("with {request} {kind} on the wire"));
                     process.pass().await;
                 }
-                let answer = answer.await.unwrap_or_else(|_| Err(broken("the run ended")));
+                let answer = answer.await.unwrap_or_else(|_| {
+                    process.world.fail(
+                        &process.name,
+                        Invariant::Panic,
+                        format!("the oracle panicked at {request} {kind}"),
+                    );
+                    Err(broken("the run ended"))
+                });
                 match (fate, answer) {
                     (Fate::LostAck, _) => Err(broken("timeout")),
                     (Fate::LostAckAsExists, Ok(_)) => {

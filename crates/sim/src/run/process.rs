@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use fencepost_wal::Surroundings;
-use futures::future::BoxFuture;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -95,6 +95,9 @@ impl Process {
 
     /// Stops the whole process for a while, whoever of its tasks it is that stalls.
     pub(crate) fn stall(&self, why: fmt::Arguments<'_>) {
+        if self.is_stalled() {
+            return;
+        }
         let moment = self.draw_moment();
         self.note(format_args!("stalls {why}{}", until(&moment)));
         self.world.count("stalls");

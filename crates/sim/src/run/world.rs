@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::coverage::Coverage;
 use super::habits::{Habits, Kind, Point};
 use super::oracle::{Invariant, Oracle, Violation};
-use super::trace::Trace;
+use super::trace::{Trace, fnv};
 use crate::lock;
 
 /// What others wait for: a stalled process sleeps until one of these has happened a few times.
@@ -145,6 +145,8 @@ pub(crate) struct State {
     events: [u64; EVENTS.len()],
     rounds_left: u64,
     calm: bool,
+    /// Objects created and deleted.
+    changes: u64,
 }
 
 /// The shared side of a run.
@@ -169,6 +171,7 @@ impl World {
             events: [0; EVENTS.len()],
             rounds_left: habits.rounds,
             calm: false,
+            changes: 0,
         };
         Arc::new(Self {
             habits,
@@ -262,6 +265,26 @@ impl World {
         }
     }
 
+    pub(crate) fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Waits until the store is another than after `seen` changes, for a day at most.
+    pub(crate) async fn wait_for_change(&self, seen: u64) {
+        let at = Instant::now() + Duration::from_secs(24 * 3600);
+        loop {
+            let news = self.news.notified();
+            if self.is_calm() || self.changes() != seen || Instant::now() >= at {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = news => {}
+                () = tokio::time::sleep_until(at) => {}
+            }
+        }
+    }
+
     /// Records what the oracle found; the first violation ends the run.
     pub(crate) fn judge(&self, who: &str, found: Result<(), Violation>) {
         if let Err(violation) = found {
@@ -293,6 +316,7 @@ impl World {
         let mut found = Ok(());
         let answer = {
             let state = &mut *self.state();
+            state.oracle.tick(wall_clock_at(now));
             let answer = match request {
                 Request::Create(_) if state.objects.contains_key(path) => {
                     Err(StoreError::AlreadyExists { path: path.to_string(), source: "it is there".into() })
@@ -302,6 +326,7 @@ impl World {
                     let events = state.oracle.events();
                     found = state.oracle.created(&kind, bytes, &mut state.coverage);
                     state.add_events(events);
+                    state.changes += 1;
                     Ok(Answer::Done)
                 }
                 Request::Get => match state.objects.get(path) {
@@ -314,6 +339,7 @@ impl World {
                         let events = state.oracle.events();
                         found = state.oracle.deleted(&kind, &mut state.coverage);
                         state.add_events(events);
+                        state.changes += 1;
                     }
                     // As S3 answers it.
                     Ok(Answer::Done)
@@ -325,11 +351,17 @@ impl World {
                 Err(StoreError::NotFound { .. }) => "absent".to_owned(),
                 Err(_) => "exists".to_owned(),
             };
-            let detail = match request {
-                Request::Create(bytes) => state.oracle.describe(&kind, bytes),
-                _ => String::new(),
-            };
-            state.trace.line(now, who, format_args!("{request} {kind} {outcome}{detail}"));
+            match request {
+                Request::Create(bytes) => {
+                    let content = fnv(0, bytes) as u32;
+                    state.trace.line(now, who, format_args!("{request} {kind} #{content:08x} {outcome}"));
+                    if state.trace.is_kept() {
+                        let detail = state.oracle.describe(&kind, bytes);
+                        state.trace.detail(&detail);
+                    }
+                }
+                _ => state.trace.line(now, who, format_args!("{request} {kind} {outcome}")),
+            }
             answer
         };
         self.news.notify_waiters();

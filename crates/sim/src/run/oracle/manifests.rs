@@ -84,10 +84,15 @@ impl Oracle {
         if closed(parent) != closed(next) {
             coverage.count("clean closes");
         }
-        let names = |m: &ShardManifest| m.sstables.iter().map(|s| s.path.clone()).collect::<BTreeSet<_>>();
+        let merged = self.merged;
+        let names = |m: &ShardManifest| {
+            let unmerged = m.sstables.iter().filter(|s| s.generation.get() > merged);
+            unmerged.map(|s| s.path.clone()).collect::<BTreeSet<_>>()
+        };
         if !names(parent).is_subset(&names(next)) {
             return broken(Invariant::I7, format!("manifest {version} drops an SSTable that is nowhere else"));
         }
+        self.checkpoints_follow(parent, next, coverage)?;
         let (from, to) = (parent.replay_after.get(), next.replay_after.get());
         if to < from {
             return broken(Invariant::I5, format!("manifest {version} takes R back from {from} to {to}"));
@@ -113,8 +118,10 @@ impl Oracle {
             Kind::MemTable => {
                 let held: BTreeSet<u64> =
                     next.sstables.iter().filter_map(|s| self.sstables.get(&s.path)).flatten().copied().collect();
-                if let Some((position, id)) =
-                    passed.iter().flat_map(|(at, ids)| ids.iter().map(move |id| (at, id))).find(|(_, id)| !held.contains(id))
+                if let Some((position, id)) = passed
+                    .iter()
+                    .flat_map(|(at, ids)| ids.iter().map(move |id| (at, id)))
+                    .find(|(_, id)| !held.contains(id))
                 {
                     let what = format!("manifest {version} raises R to {to}; row {id} at {position} is in no SSTable");
                     return broken(Invariant::I5, what);
@@ -123,7 +130,10 @@ impl Oracle {
             }
             Kind::WalOnly => {
                 if !self.asked.contains(&to) {
-                    return broken(Invariant::I5, format!("manifest {version} raises R to {to}, which nobody asked for"));
+                    return broken(
+                        Invariant::I5,
+                        format!("manifest {version} raises R to {to}, which nobody asked for"),
+                    );
                 }
                 passed.iter().for_each(|(_, ids)| self.rows.consume(ids));
                 coverage.count("truncations");
