@@ -19,6 +19,11 @@ impl Progress {
         Self::start(Some(0), "{bar:30} {pos}/{len} SSTables merged ({elapsed}, {eta} to go) {msg}")
     }
 
+    /// Counts objects that were `done` ("deleted", "read"); more are found while it goes on.
+    pub(crate) fn objects(done: &str) -> Self {
+        Self::start(Some(0), &format!("{{bar:30}} {{human_pos}}/{{human_len}} objects {done} ({{elapsed}}, {{eta}} to go) {{msg}}"))
+    }
+
     fn start(length: Option<u64>, template: &str) -> Self {
         if !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());

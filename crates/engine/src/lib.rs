@@ -38,7 +38,9 @@
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
 //! | query it from any process | [`Table::provider`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
+//! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | see where it stands | [`Table::inspect`] |
+//! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
 
@@ -51,6 +53,7 @@ mod adopt;
 mod base;
 mod config;
 mod error;
+mod gc;
 mod inspect;
 mod key;
 mod lance_store;
@@ -62,13 +65,16 @@ mod sharding;
 mod shards;
 mod sstable;
 mod table;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adoption, ShardAdoption};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
+pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
+pub use verify::{ShardVerification, Verification, VerifyProgress};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

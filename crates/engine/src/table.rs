@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
+use fencepost_wal::gc::{GcOptions, GcProgress};
 use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -11,12 +12,14 @@ use crate::adopt::{self, Adoption};
 use crate::base::BaseTable;
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
+use crate::gc::{self, ShardGcPlan, TableGcReport};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
+use crate::verify::{self, Verification, VerifyProgress};
 use crate::writer::{ShardWriter, TableWriter};
 
 /// What a table is made of besides its schema. The default: append-only, one shard.
@@ -164,6 +167,17 @@ impl Table {
         inspect::inspect(&self.base.refreshed().await?).await
     }
 
+    /// Reads every object of every shard, and says what is missing, damaged or contradicts another one, and what to do
+    /// about it. Of the base table, metadata and record of merges are checked, not its rows. Writes nothing and fences
+    /// nobody; may run beside writers, mergers and collectors, whose steps are not taken for damage. `progress` is
+    /// called with every object.
+    ///
+    /// # Errors
+    /// Errors of reading that say nothing about the table: the store does not answer. Damage is in the result.
+    pub async fn verify(&self, progress: impl Fn(VerifyProgress) + Send + Sync) -> Result<Verification> {
+        verify::verify(&self.base, &progress).await
+    }
+
     /// Takes every shard over, flushes what its log holds, and closes it. Also works where [`writer`](Self::writer)
     /// cannot choose a shard.
     ///
@@ -205,6 +219,25 @@ impl Table {
     /// [`Error::Lance`] if one could not be merged in [`MergeOptions::attempts`] attempts.
     pub async fn merge(&self, options: &MergeOptions, progress: impl FnMut(MergeProgress)) -> Result<MergeReport> {
         merge::merge(&self.base, options, progress).await
+    }
+
+    /// Deletes what nobody needs any more of every shard: log entries that were flushed, SSTables that the base table has,
+    /// expired checkpoints, old manifests. It fences nobody and may run beside writers, readers and other collectors; a
+    /// writer does the same for its own shard, see [`WalConfig::gc`](fencepost_wal::WalConfig::gc). `progress` is called
+    /// after every request that deletes.
+    ///
+    /// # Errors
+    /// The first shard's; the others are collected all the same, and the call can be repeated.
+    pub async fn gc(&self, options: &GcOptions, progress: impl FnMut(GcProgress) + Send) -> Result<TableGcReport> {
+        gc::collect(&self.base, options, progress).await
+    }
+
+    /// What [`gc`](Self::gc) would do now. Writes nothing.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn gc_dry_run(&self, options: &GcOptions) -> Result<Vec<ShardGcPlan>> {
+        gc::dry_run(&self.base, options).await
     }
 
     /// A reader of one shard's log.

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectMeta;
 use uuid::Uuid;
 
+use crate::checkpoint;
 use crate::entry::{EntryHead, TRAILER_BYTES, decode, ends_with_trailer};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ManifestVersion, Position};
@@ -36,7 +37,7 @@ pub struct Adopted {
 
 /// Makes a shard that another engine wrote to Fencepost's again: every fence sentinel and every dead entry that stands
 /// in its log becomes one of the manifest's fences, and garbage collection may go on. If another engine's manifests
-/// are all that is left, our fields are begun anew.
+/// are all that is left, our fields are begun anew, with every checkpoint whose object is there, none of which expires.
 ///
 /// It reads the first 64 KiB of every WAL object, commits one manifest, and may run beside a writer of either engine:
 /// no epoch is claimed, nobody is fenced. With nothing to adopt it writes nothing.
@@ -63,7 +64,14 @@ pub async fn adopt(shard: &Shard) -> Result<Adopted> {
                     Some(_) => manifest,
                     None => {
                         let older = manifests.last_with_extension(&manifest).await?;
-                        extended(manifest, older)
+                        let begun_anew = older.is_none();
+                        let mut next = extended(manifest, older);
+                        if begun_anew {
+                            // I7: a checkpoint that somebody relies on is listed again before anything is collected.
+                            let checkpoints = checkpoint::found(heads.shard).await?;
+                            next.extension.get_or_insert_with(Extension::default).checkpoints = checkpoints;
+                        }
+                        next
                     }
                 };
                 let extension = next.extension.get_or_insert_with(Extension::default);

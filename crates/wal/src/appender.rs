@@ -30,8 +30,16 @@ impl WalAppender {
     /// As [`open`](crate::open()).
     pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<(Self, Replay)> {
         let Opened { tenure, replay } = open(shard, options).await?;
+        Ok((Self::start(tenure)?, replay))
+    }
+
+    /// Starts to append in a tenure that the caller has and that nothing else appends in.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the log has no position left.
+    pub fn start(tenure: Tenure) -> Result<Self> {
         let next = tenure.sentinel().next()?;
-        Ok((Self { tenure, next, in_doubt: false }, replay))
+        Ok(Self { tenure, next, in_doubt: false })
     }
 
     /// The position that the next entry gets if no dead one stands there.

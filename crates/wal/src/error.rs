@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
+use uuid::Uuid;
 
 use crate::ids::{Epoch, ManifestVersion, Position, ShardId};
 
@@ -181,6 +182,17 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// The shard has no such checkpoint (any more).
+    #[error("shard {shard}: checkpoint {id} {state}; make a new one")]
+    NoCheckpoint {
+        /// The shard.
+        shard: ShardId,
+        /// The checkpoint.
+        id: Uuid,
+        /// Is not listed, has expired …
+        state: &'static str,
+    },
+
     /// A manifest commit may or may not have become part of the shard's history.
     #[error(
         "shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again"
@@ -205,8 +217,8 @@ pub enum Error {
 
     /// The shard's present writer appends faster than a fence can be placed behind its last entry.
     #[error(
-        "shard {shard}: its present writer took the fence's position {attempts} times in a row; stop that writer, or \
-         open the shard again when it pauses (its next flush stops it)"
+        "shard {shard}: its present writer goes on faster than a fence can be put behind its last entry (tried {attempts} \
+         times); stop that writer, or open the shard again when it pauses (its next flush stops it)"
     )]
     Outrun {
         /// The shard.

@@ -37,25 +37,35 @@
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
+//! | keep a moment of a shard | [`checkpoint::create`] |
+//! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
 //! | prove every object of a shard | [`verify()`] |
-//! | check a bucket before trusting it | [`probe()`] |
+//! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
 mod adopt;
 mod appender;
+pub mod checkpoint;
 mod claim;
 mod client_options;
 mod entry;
 mod error;
+mod files;
+pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;
 mod liveness;
 mod manifest;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
 mod names;
 mod prefetch;
+mod preflight;
 mod probe;
 #[doc(hidden)]
 pub mod raw;
@@ -75,12 +85,13 @@ pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
+pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
-pub use probe::{ProbeReport, probe};
+pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
 pub use stats::WalStats;

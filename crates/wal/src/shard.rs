@@ -1,6 +1,7 @@
 //! A shard on storage: its place and the names of its objects. Holds no state of the shard.
 
 use object_store::path::Path;
+use uuid::Uuid;
 
 use crate::error::Result;
 use crate::ids::{ManifestVersion, Position, ShardId};
@@ -73,6 +74,11 @@ impl Shard {
     /// `checkpoints/`, whose objects are Fencepost's alone.
     pub(crate) fn checkpoint_folder(&self) -> Path {
         self.root.clone().join("checkpoints")
+    }
+
+    /// `checkpoints/{id}.binpb`.
+    pub fn checkpoint_path(&self, id: Uuid) -> Path {
+        self.checkpoint_folder().join(format!("{}{}", id.as_hyphenated(), names::MANIFEST_SUFFIX))
     }
 
     /// `manifest/version_hint.json`: for other readers, never trusted.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::gc::GcStats;
 use crate::ids::{Epoch, Position};
 
 /// A moment's counters of a [`WalWriter`](crate::WalWriter). Counts are since the writer was opened.
@@ -32,6 +33,8 @@ pub struct WalStats {
     pub backpressure_time: Duration,
     /// Bytes accepted and not yet released, by the same estimate as `max_unflushed_bytes`.
     pub unflushed_bytes: u64,
+    /// What the collection of the shard beside the writer has done.
+    pub gc: GcStats,
 }
 
 #[derive(Debug, Default)]

@@ -1,12 +1,13 @@
 //! From a URL and options to the object store that holds a table: one store object for the log and for Lance.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -18,6 +19,7 @@ use url::Url;
 
 use crate::client_options::ClientOptions;
 use crate::error::{Error, Result};
+use crate::files::{DurableFiles, FileSync, OsFiles};
 use crate::retry::{RetryPolicy, is_transient};
 use crate::surroundings::{RealSurroundings, Surroundings};
 
@@ -34,7 +36,7 @@ pub struct Store {
     root: Path,
     url: Url,
     /// Set when objects are files of this machine, whose names become durable only when their folder is fsynced.
-    local: bool,
+    files: Option<DurableFiles>,
     retry: RetryPolicy,
     download_retries: usize,
     surroundings: Arc<dyn Surroundings>,
@@ -118,10 +120,23 @@ impl Store {
     /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`. With
     /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
+        match url.scheme() {
+            "file" => Self::on_files(url, inner, root, Arc::new(OsFiles)),
+            _ => Self::on(url, inner, root, None),
+        }
+    }
+
+    /// As [`from_parts`](Self::from_parts), with files that become durable in the caller's own way: for simulations of
+    /// a disk. `inner` must sync a file, and the folder that it writes it into, before it answers.
+    pub fn on_files(url: Url, inner: Arc<dyn ObjectStore>, root: Path, sync: Arc<dyn FileSync>) -> Self {
+        let files = DurableFiles::new(inner, sync);
+        Self::on(url, Arc::new(files.clone()), root, Some(files))
+    }
+
+    fn on(url: Url, inner: Arc<dyn ObjectStore>, root: Path, files: Option<DurableFiles>) -> Self {
         let download_retries = ClientOptions::default().download_retries;
-        let local = url.scheme() == "file";
         let surroundings = Arc::new(RealSurroundings);
-        Self { inner, root, local, url, retry: RetryPolicy::default(), download_retries, surroundings }
+        Self { inner, root, files, url, retry: RetryPolicy::default(), download_retries, surroundings }
     }
 
     /// The same store with other limits for the retries of its requests.
@@ -245,35 +260,91 @@ impl Store {
         self.in_time(self.inner.put_opts(path, PutPayload::from_bytes(bytes), options)).await.map(|_| ())
     }
 
+    /// Creates an object under a name that nobody else uses, so that whatever is there is ours.
+    pub(crate) async fn create_own(&self, path: &Path, bytes: Bytes) -> Result<()> {
+        let mut attempts = self.retry.start();
+        loop {
+            let error = match self.create_once(path, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::AlreadyExists { source, path: at }) => match self.get(path).await? {
+                    Some(found) if found == bytes => return self.settle(path).await,
+                    Some(_) => return Err(Error::corrupt(path, "somebody else's bytes stand under a fresh name")),
+                    None => StoreError::AlreadyExists { source, path: at },
+                },
+                Err(error) => error,
+            };
+            let again = is_transient(&error) || matches!(error, StoreError::AlreadyExists { .. });
+            if !again || !attempts.again().await {
+                return Err(Error::Store { operation: "PUT", object: path.to_string(), source: Arc::new(error) });
+            }
+        }
+    }
+
+    /// Deletes an object, or finds it gone, for good: on `file://` its folder is fsynced.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<()> {
+        self.retried("DELETE", path, || async {
+            match self.in_time(self.inner.delete(path)).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+                Err(e) => Err(e),
+            }
+        })
+        .await?;
+        match &self.files {
+            Some(files) => files.settle_deletion(path).await.map_err(|e| not_synced(path, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes objects in no certain order, or finds them gone. With an error some may be deleted and others not.
+    pub(crate) async fn delete_all(&self, mut paths: Vec<Path>) -> Result<()> {
+        let mut attempts = self.retry.start();
+        while let Some(first) = paths.first().cloned() {
+            let asked = stream::iter(paths.clone()).map(Ok).boxed();
+            let mut answers = self.inner.delete_stream(asked);
+            let (mut deleted, mut absent, mut failure) = (HashSet::new(), 0, None);
+            loop {
+                // Which object was absent is told in the store's own words only, so these are counted.
+                match self.in_time(async { answers.next().await.transpose() }).await {
+                    Ok(Some(path)) => drop(deleted.insert(path)),
+                    Ok(None) => break,
+                    Err(StoreError::NotFound { .. }) => absent += 1,
+                    Err(error) => {
+                        let timed_out = matches!(error, StoreError::Generic { store: "timeout", .. });
+                        failure = Some(error);
+                        if timed_out {
+                            break;
+                        }
+                    }
+                }
+            }
+            drop(answers);
+            paths.retain(|path| !deleted.contains(path));
+            if paths.len() <= absent {
+                return Ok(());
+            }
+            let error = failure.unwrap_or_else(|| StoreError::Generic {
+                store: "delete_stream",
+                source: "it answered for fewer objects than it was asked to delete".into(),
+            });
+            if !is_transient(&error) || !attempts.again().await {
+                return Err(Error::Store { operation: "DELETE", object: first.to_string(), source: Arc::new(error) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of an object, if objects are files of this machine.
+    pub(crate) fn local_path(&self, path: &Path) -> Option<PathBuf> {
+        self.files.is_some().then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
+    }
+
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
     /// need nothing; a file's bytes are synced before it gets its name, but its name only with the folder.
     pub(crate) async fn settle(&self, path: &Path) -> Result<()> {
-        if !self.local {
+        let Some(files) = &self.files else {
             return Ok(());
-        }
-        let file = LocalFileSystem::new().path_to_filesystem(path).map_err(|source| Error::Store {
-            operation: "fsync",
-            object: path.to_string(),
-            source: Arc::new(source),
-        })?;
-        let synced = tokio::task::spawn_blocking(move || {
-            std::fs::File::open(&file)?.sync_all()?;
-            match file.parent() {
-                Some(folder) => std::fs::File::open(folder)?.sync_all(),
-                None => Ok(()),
-            }
-        })
-        .await;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store {
-            operation: "fsync",
-            object: path.to_string(),
-            source: Arc::new(StoreError::Generic { store: "file", source }),
         };
-        match synced {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(failed(e.into())),
-            Err(e) => Err(failed(e.into())),
-        }
+        files.settle(path).await.map_err(|e| not_synced(path, e))
     }
 
     /// Repeats a read while it fails for a passing reason.
@@ -291,6 +362,14 @@ impl Store {
                 return Err(Error::Store { operation, object: path.to_string(), source: Arc::new(error) });
             }
         }
+    }
+}
+
+fn not_synced(path: &Path, error: std::io::Error) -> Error {
+    Error::Store {
+        operation: "fsync",
+        object: path.to_string(),
+        source: Arc::new(StoreError::Generic { store: "file", source: Box::new(error) }),
     }
 }
 

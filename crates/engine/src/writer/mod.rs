@@ -16,13 +16,18 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::gc::{BackgroundGc, BaseProgress};
+use fencepost_wal::{
+    Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalStats, WalWriter,
+};
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::base::BaseTable;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::error::{Error, Result};
+use crate::gc;
 use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
@@ -52,6 +57,7 @@ pub struct ShardWriter {
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
+    gc: Option<BackgroundGc>,
 }
 
 /// What a writer with a MemTable has and a WAL-only one has not.
@@ -104,6 +110,7 @@ impl ShardWriter {
             ShardValue::All | ShardValue::Unknown => None,
         };
         let WriterConfig { durable, wal, memtable, .. } = config;
+        let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
                 let (wal, memory) = Memory::open(sstables, &format, tenure, replay, wal, memtable).await?;
@@ -111,7 +118,11 @@ impl ShardWriter {
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
         };
-        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory })
+        let gc = match collected {
+            (tenure, Some(config)) => Some(BackgroundGc::start(tenure, config, base_progress(&base, shard.id()))),
+            (_, None) => None,
+        };
+        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc })
     }
 
     /// The shard.
@@ -305,7 +316,8 @@ impl ShardWriter {
     /// Counters of this writer.
     pub fn stats(&self) -> WriterStats {
         let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
-        WriterStats::new(self.wal.stats(), progress)
+        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WriterStats::new(WalStats { gc, ..self.wal.stats() }, progress)
     }
 
     /// Sizes of the MemTables.
@@ -320,6 +332,15 @@ impl ShardWriter {
         self.memory.as_ref().ok_or_else(|| {
             Error::NotSupported(format!("{what} needs a MemTable, and this writer was opened in WAL-only mode"))
         })
+    }
+}
+
+/// What the collector of a shard asks before each run.
+fn base_progress(base: &BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'static, Result<BaseProgress, String>> {
+    let base = base.clone();
+    move || {
+        let base = base.clone();
+        Box::pin(async move { gc::progress(&base, id).await.map_err(|error| error.to_string()) })
     }
 }
 

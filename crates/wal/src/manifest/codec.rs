@@ -11,6 +11,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_va
 use uuid::Uuid;
 
 use super::{Extension, FORMAT_VERSION, Fence, ShardFieldEntry, ShardManifest, ShardStatus, SsTable};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 
@@ -90,7 +91,9 @@ struct ExtensionMessage {
     fences: Vec<u64>,
     #[prost(uint64, tag = "7")]
     closed_cleanly_epoch: u64,
-    // 8 to 12 are set aside for checkpoints, wal_store, origin, sstable_bases and row_filter.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    checkpoints: Vec<Vec<u8>>,
+    // 9 to 12 are set aside for wal_store, origin, sstable_bases and row_filter.
     #[prost(bool, tag = "13")]
     unadopted: bool,
     #[prost(bool, tag = "14")]
@@ -99,7 +102,28 @@ struct ExtensionMessage {
     #[prost(fixed32, optional, tag = "15")]
     checksum: Option<u32>,
 }
-const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 13, 14, 15];
+const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15];
+
+#[derive(Clone, PartialEq, Message)]
+struct CheckpointMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, optional, tag = "2")]
+    name: Option<String>,
+    #[prost(uint64, tag = "3")]
+    created_at_ms: u64,
+    #[prost(uint64, optional, tag = "4")]
+    expires_at_ms: Option<u64>,
+    #[prost(uint64, tag = "5")]
+    replay_after: u64,
+    #[prost(uint64, tag = "6")]
+    tail: u64,
+    #[prost(uint64, tag = "7")]
+    version: u64,
+    #[prost(bool, tag = "8")]
+    is_pin: bool,
+}
+const CHECKPOINT_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
 /// The bytes of the hint file, which other readers start from.
 pub(super) fn encode_hint(version: ManifestVersion) -> Vec<u8> {
@@ -163,12 +187,29 @@ fn encode_extension(extension: &Extension, checksum: u32) -> Vec<u8> {
         replay_after_epoch: extension.replay_after_epoch.get(),
         fences: extension.fences.iter().flat_map(|f| [f.position.get(), f.epoch.get()]).collect(),
         closed_cleanly_epoch: extension.closed_cleanly_epoch.get(),
+        checkpoints: extension.checkpoints.iter().map(encode_checkpoint).collect(),
         unadopted: extension.unadopted,
         deleted: extension.deleted,
         checksum: Some(checksum),
     };
     let mut bytes = message.encode_to_vec();
     bytes.extend_from_slice(&extension.unknown);
+    bytes
+}
+
+fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
+    let message = CheckpointMessage {
+        id: checkpoint.id.as_bytes().to_vec(),
+        name: checkpoint.name.clone(),
+        created_at_ms: checkpoint.created_at_ms,
+        expires_at_ms: checkpoint.expires_at_ms,
+        replay_after: checkpoint.replay_after.get(),
+        tail: checkpoint.tail.get(),
+        version: checkpoint.version.get(),
+        is_pin: checkpoint.is_pin,
+    };
+    let mut bytes = message.encode_to_vec();
+    bytes.extend_from_slice(&checkpoint.unknown);
     bytes
 }
 
@@ -244,6 +285,7 @@ fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
     if !rest.is_empty() {
         return Err("its list of fences is cut short".into());
     }
+    let checkpoints = message.checkpoints.iter().map(|c| decode_checkpoint(c)).collect::<Result<_, _>>()?;
     let extension = Extension {
         format_version: message.format_version,
         writer_id: id(&message.writer_id)?,
@@ -252,11 +294,27 @@ fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
         replay_after_epoch: Epoch::new(message.replay_after_epoch),
         fences: pairs.iter().map(|[p, e]| Fence { position: Position::new(*p), epoch: Epoch::new(*e) }).collect(),
         closed_cleanly_epoch: Epoch::new(message.closed_cleanly_epoch),
+        checkpoints,
         unadopted: message.unadopted,
         deleted: message.deleted,
         unknown: unknown_fields(bytes, EXTENSION_TAGS)?,
     };
     Ok((extension, message.checksum))
+}
+
+fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, String> {
+    let message = CheckpointMessage::decode(bytes).map_err(|e| e.to_string())?;
+    Ok(Checkpoint {
+        id: Uuid::from_slice(&message.id).map_err(|e| format!("a checkpoint's id: {e}"))?,
+        name: message.name,
+        created_at_ms: message.created_at_ms,
+        expires_at_ms: message.expires_at_ms,
+        replay_after: Position::new(message.replay_after),
+        tail: Position::new(message.tail),
+        version: ManifestVersion::new(message.version),
+        is_pin: message.is_pin,
+        unknown: unknown_fields(bytes, CHECKPOINT_TAGS)?,
+    })
 }
 
 fn check_sum(bytes: &[u8], expected: Option<u32>) -> Result<(), String> {
@@ -271,14 +329,14 @@ fn check_sum(bytes: &[u8], expected: Option<u32>) -> Result<(), String> {
 }
 
 /// The raw bytes of the fields that are not in `known`.
-fn unknown_fields(bytes: &[u8], known: &[u32]) -> Result<Vec<u8>, String> {
+pub(crate) fn unknown_fields(bytes: &[u8], known: &[u32]) -> Result<Vec<u8>, String> {
     let fields = fields(bytes)?;
     let unknown = fields.into_iter().filter(|(tag, _)| !known.contains(tag));
     Ok(unknown.filter_map(|(_, field)| bytes.get(field)).flatten().copied().collect())
 }
 
 /// The tag and the extent, key included, of every field of a message.
-fn fields(bytes: &[u8]) -> Result<Vec<(u32, Range<usize>)>, String> {
+pub(crate) fn fields(bytes: &[u8]) -> Result<Vec<(u32, Range<usize>)>, String> {
     let mut rest = bytes;
     let mut found = Vec::new();
     while rest.has_remaining() {

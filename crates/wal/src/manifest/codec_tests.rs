@@ -26,6 +26,30 @@ fn sample() -> ShardManifest {
     extension.replay_after_epoch = Epoch::new(3);
     extension.add_fences([(18, 4), (5, 2)].map(|(p, e)| Fence { position: Position::new(p), epoch: Epoch::new(e) }));
     extension.closed_cleanly_epoch = Epoch::new(3);
+    extension.checkpoints = vec![
+        Checkpoint {
+            id: Uuid::from_u128(7),
+            name: Some("before the import".into()),
+            created_at_ms: 1_700_000_000_000,
+            expires_at_ms: Some(1_700_000_060_000),
+            replay_after: Position::new(11),
+            tail: Position::new(15),
+            version: ManifestVersion::new(6),
+            is_pin: false,
+            unknown: vec![],
+        },
+        Checkpoint {
+            id: Uuid::from_u128(8),
+            name: None,
+            created_at_ms: 1_700_000_000_001,
+            expires_at_ms: None,
+            replay_after: Position::new(17),
+            tail: Position::new(17),
+            version: ManifestVersion::new(8),
+            is_pin: true,
+            unknown: vec![],
+        },
+    ];
     manifest
 }
 
@@ -44,6 +68,7 @@ fn fields_of_a_later_version_survive_a_rewrite_at_every_level() {
     let mut manifest = sample();
     manifest.unknown = foreign.to_vec();
     manifest.sstables[0].unknown = foreign.to_vec();
+    manifest.extension.as_mut().unwrap().checkpoints[1].unknown = foreign.to_vec();
     manifest.extension.as_mut().unwrap().unknown = foreign.to_vec();
     let mut again = decoded(&encode(&manifest)).unwrap();
     assert_eq!(again, manifest);
@@ -82,8 +107,19 @@ fn golden_manifest() {
     let extension = manifest.extension.as_mut().unwrap();
     (extension.unadopted, extension.deleted) = (true, true);
     extension.unknown = later(b'3').to_vec();
+    extension.checkpoints[0].unknown = later(b'4').to_vec();
     let committed = crate::golden::committed("manifest.binpb", &encode(&manifest));
     assert_eq!(decoded(&committed).unwrap(), manifest);
+}
+
+/// A manifest of before there were checkpoints.
+#[test]
+fn a_manifest_without_checkpoints_still_decodes() {
+    let bytes = include_bytes!("../../tests/golden/manifest-no-checkpoints.binpb");
+    let manifest = decoded(bytes).unwrap();
+    assert_eq!(manifest.checkpoints(), []);
+    assert_eq!((manifest.replay_after, manifest.fences().len()), (Position::new(17), 2));
+    assert_eq!(encode(&manifest), bytes, "and a rewrite changes nothing");
 }
 
 /// What Lance parses: one number under one name.

@@ -6,6 +6,7 @@ mod store;
 
 use uuid::Uuid;
 
+use crate::checkpoint::Checkpoint;
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
@@ -123,6 +124,8 @@ pub struct Extension {
     pub fences: Vec<Fence>,
     /// The last tenure that was closed with everything acknowledged and nothing in flight.
     pub closed_cleanly_epoch: Epoch,
+    /// The checkpoints that garbage collection respects until they expire, in order of creation.
+    pub checkpoints: Vec<Checkpoint>,
     /// Another engine wrote in between; garbage collection waits for an operator.
     pub unadopted: bool,
     /// The shard is being deleted.
@@ -141,6 +144,7 @@ impl Default for Extension {
             replay_after_epoch: Epoch::ZERO,
             fences: Vec::new(),
             closed_cleanly_epoch: Epoch::ZERO,
+            checkpoints: Vec::new(),
             unadopted: false,
             deleted: false,
             unknown: Vec::new(),
@@ -149,6 +153,11 @@ impl Default for Extension {
 }
 
 impl Extension {
+    /// Whether a later Fencepost put something there that this one does not know.
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
     /// Adds fences, each position once, in order.
     pub(crate) fn add_fences(&mut self, fences: impl IntoIterator<Item = Fence>) {
         self.fences.extend(fences);
@@ -184,6 +193,11 @@ impl ShardManifest {
     /// The fences; none in a manifest of another engine.
     pub fn fences(&self) -> &[Fence] {
         self.extension.as_ref().map_or(&[], |x| &x.fences)
+    }
+
+    /// The checkpoints, expired ones among them; none in a manifest of another engine.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        self.extension.as_ref().map_or(&[], |x| &x.checkpoints)
     }
 
     /// The epoch that a replay from R starts with: entries of lower epochs are dead.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::gc::GcConfig;
 
 /// How a [`WalWriter`](crate::WalWriter) groups, limits and sends appends.
 #[derive(Debug, Clone)]
@@ -22,7 +23,8 @@ pub struct WalConfig {
     /// Default 1 GiB.
     pub max_unflushed_bytes: usize,
     /// PUTs that may run at once, 1 to 32. Default 4. A durable append that finds one of them free is sent at once;
-    /// while all are under way, appends gather and leave together with the next. Appends are acknowledged in order.
+    /// while all are under way, appends gather and leave together with the next. Once more appends wait than PUTs may
+    /// run, PUTs start evenly, a `max_in_flight`th of a PUT's time apart. Appends are acknowledged in order.
     pub max_in_flight: usize,
     /// Most PUTs of entries per second, 0.001 to 100,000; `None`, the default, for no cap. Appends that come faster
     /// gather, as they do while all PUTs are under way. In any span of `t` seconds at most `t` times this many are
@@ -45,6 +47,10 @@ pub struct WalConfig {
     /// Prices differ and change: check your region. Without the cap a shard sends at most `max_in_flight` PUTs in the
     /// time that one takes: 4 in 30 ms are 133 per second.
     pub max_puts_per_second: Option<f64>,
+    /// Garbage collection of the writer's own shard beside it, safe as it is; `None` for none. Default every 10
+    /// minutes. A writer that is started from a [`Tenure`](crate::Tenure) by [`start`](crate::WalWriter::start) leaves it
+    /// to its caller.
+    pub gc: Option<GcConfig>,
 }
 
 impl Default for WalConfig {
@@ -56,6 +62,7 @@ impl Default for WalConfig {
             max_unflushed_bytes: 1 << 30,
             max_in_flight: 4,
             max_puts_per_second: None,
+            gc: Some(GcConfig::default()),
         }
     }
 }
@@ -91,6 +98,6 @@ impl WalConfig {
         {
             return invalid(format!("max_puts_per_second is {most}; use 0.001 to 100,000, or None for no cap"));
         }
-        Ok(())
+        self.gc.as_ref().map_or(Ok(()), GcConfig::validate)
     }
 }

@@ -1,5 +1,5 @@
 //! The task that empties the queue: gives groups their positions, keeps a window of PUTs in flight, acknowledges in
-//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `cap`,
+//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `pace`,
 //! what is in it by `group`.
 
 use std::collections::VecDeque;
@@ -14,12 +14,13 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Landed;
-use super::cap::Cap;
 use super::group::{Group, Ready};
+use super::pace::{Cap, Spacing};
 use super::queue::{Held, Queue, Waiter};
 use crate::appender::{in_serial_zone, resolve};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
+use crate::mutants::{Mutant, is_on};
 use crate::slot::{Placed, Unplaced, place};
 use crate::stats::add;
 use crate::tenure::Tenure;
@@ -59,6 +60,7 @@ pub(super) struct Flusher {
     /// The group that leaves next: it is being encoded, or waits for a PUT that may start.
     group: Option<Group>,
     cap: Option<Cap>,
+    spacing: Spacing,
     /// Entries in order of position, the lowest unacknowledged one first.
     window: VecDeque<Entry>,
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -68,8 +70,8 @@ impl Flusher {
     pub(super) fn new(tenure: Tenure, queue: Arc<Queue>, sink: Box<dyn Landed>) -> Result<Self> {
         let next = tenure.sentinel().next()?;
         let (window, running) = (VecDeque::new(), FuturesUnordered::new());
-        let cap = Cap::new(&queue.config);
-        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, window, running })
+        let (cap, spacing) = (Cap::new(&queue.config), Spacing::new(&queue.config));
+        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, spacing, window, running })
     }
 
     /// Runs until the queue is closed and empty, or the tenure stops.
@@ -137,9 +139,18 @@ impl Flusher {
         is_full || (self.may_start() && self.due().is_some_and(|due| due <= Instant::now()))
     }
 
+    /// When what waits in the queue is to leave, perhaps in the past.
     fn due(&self) -> Option<Instant> {
-        let due = self.queue.waiting().due(&self.queue.config)?;
-        Some(if self.queue.is_waiting_for_memory() { due.min(Instant::now()) } else { due })
+        let waiting = self.queue.waiting();
+        let due = waiting.due(&self.queue.config)?;
+        if waiting.is_pressing(&self.queue.config) || self.queue.is_waiting_for_memory() {
+            return Some(due.min(Instant::now()));
+        }
+        if self.window.is_empty() {
+            return Some(due);
+        }
+        let under_way = waiting.urgent() + self.window.iter().map(|entry| entry.waiters.len()).sum::<usize>();
+        Some(due.max(self.spacing.ready_at(under_way)))
     }
 
     fn may_start(&self) -> bool {
@@ -167,10 +178,13 @@ impl Flusher {
             return true;
         };
         // The zone of the lowest one: a straggler on its position moves it to the next, which must still be free.
-        let width = match in_serial_zone(&self.tenure, lowest.position) {
+        let width = match in_serial_zone(&self.tenure, lowest.position) && !is_on(Mutant::NoSerialZone) {
             true => 1,
             false => self.queue.config.max_in_flight as u64,
         };
+        if is_on(Mutant::WindowByCount) {
+            return (self.window.iter().filter(|entry| !entry.landed).count() as u64) < width;
+        }
         self.next.get() - lowest.position.get() < width
     }
 
@@ -209,6 +223,7 @@ impl Flusher {
         if let Some(cap) = &mut self.cap {
             cap.take();
         }
+        self.spacing.started();
         let shard = self.tenure.shard().clone();
         self.running.push(Box::pin(async move { (position, place(&shard, position, &bytes).await) }));
     }
@@ -223,21 +238,23 @@ impl Flusher {
         };
         if landed {
             entry.landed = true;
+            if is_on(Mutant::AcknowledgeOutOfOrder) {
+                entry.waiters.drain(..).for_each(|a| drop(a.waiter.send(Ok(position))));
+            }
             add(&self.queue.counters.entries, 1usize);
             add(&self.queue.counters.entry_bytes, entry.bytes.len());
             add(&self.queue.counters.put_micros, entry.sent.elapsed().as_micros());
+            self.spacing.took(entry.sent.elapsed());
             return self.acknowledge();
         }
         // A dead position, in the serial zone: this entry is the only one in flight, and takes the next position
         // with the same bytes.
         add(&self.queue.counters.dead_positions, 1usize);
         entry.position = self.next;
+        let moved = (entry.position, entry.bytes.clone());
         self.next = self.next.next().map_err(|error| self.failure(error))?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
-        let moved = self.window.back().map(|entry| (entry.position, entry.bytes.clone()));
-        if let Some((position, bytes)) = moved {
-            self.start_put(position, bytes);
-        }
+        self.start_put(moved.0, moved.1);
         Ok(())
     }
 

@@ -2,11 +2,11 @@
 //! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
 //! `tenure` and `slot`.
 
-mod cap;
 mod config;
 mod flusher;
 mod group;
 mod measure;
+mod pace;
 mod queue;
 
 use std::future::Future;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::error::{Error, Outcome, Result};
+use crate::gc::{BackgroundGc, BaseProgress};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
@@ -58,6 +59,7 @@ pub struct WalWriter {
     tenure: Tenure,
     queue: Arc<Queue>,
     task: JoinHandle<()>,
+    gc: Option<BackgroundGc>,
 }
 
 impl WalWriter {
@@ -74,7 +76,12 @@ impl WalWriter {
     ) -> Result<(Self, Replay)> {
         config.validate()?;
         let Opened { tenure, replay } = open(shard, options).await?;
-        Ok((Self::start(tenure, schema, config, WalOnly)?, replay))
+        let gc = config.gc.clone();
+        let mut writer = Self::start(tenure.clone(), schema, config, WalOnly)?;
+        // A log alone: nothing is merged into any base table.
+        let no_base = || std::future::ready(Ok(BaseProgress::default()));
+        writer.gc = gc.map(|gc| BackgroundGc::start(tenure, gc, no_base));
+        Ok((writer, replay))
     }
 
     /// Starts to write in a tenure that the caller has, whose replay it has taken. Every entry that lands is given
@@ -87,7 +94,7 @@ impl WalWriter {
         let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
         let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
         let task = tokio::spawn(flusher.run());
-        Ok(Self { tenure, queue, task })
+        Ok(Self { tenure, queue, task, gc: None })
     }
 
     /// The right to write, for publishing SSTables.
@@ -165,7 +172,8 @@ impl WalWriter {
 
     /// Counters and positions, exact at this moment, also right after opening.
     pub fn stats(&self) -> WalStats {
-        self.queue.stats()
+        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WalStats { gc, ..self.queue.stats() }
     }
 
     /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where

@@ -14,6 +14,7 @@ use super::measure::{Framing, bytes_in_memory};
 use super::{Durability, WalConfig};
 use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
+use crate::gc::GcStats;
 use crate::ids::Position;
 use crate::stats::{Counters, WalStats, add, micros};
 use crate::tenure::Tenure;
@@ -90,15 +91,22 @@ impl Waiting {
         self.bytes
     }
 
-    /// When the next group is to leave, in the past if that is now; `None` if there is nothing to send. A flush alone
-    /// sends nothing: it waits for answers.
+    /// Whether what waits is enough to be sent, and is to be sent whatever else may come. A flush alone sends nothing: it
+    /// waits for answers.
+    pub(super) fn is_pressing(&self, config: &WalConfig) -> bool {
+        self.bytes > 0 && (self.closed || self.flushes > 0 || self.bytes >= config.max_buffer_bytes)
+    }
+
+    /// When the next group has waited long enough, perhaps in the past; `None` if there is nothing to send.
     pub(super) fn due(&self, config: &WalConfig) -> Option<Instant> {
         let first = self.items.front().filter(|_| self.bytes > 0)?;
-        if self.closed || self.flushes > 0 || self.bytes >= config.max_buffer_bytes {
-            return Some(first.queued);
-        }
         let interval = first.queued + config.flush_interval;
         Some(self.urgent.front().map_or(interval, |queued| interval.min(*queued + config.linger)))
+    }
+
+    /// How many items somebody waits for.
+    pub(super) fn urgent(&self) -> usize {
+        self.urgent.len()
     }
 
     fn push(&mut self, item: Item) {
@@ -387,6 +395,7 @@ impl Queue {
             dead_positions: get(&c.dead_positions),
             backpressure_waits: get(&c.backpressure_waits),
             backpressure_time: micros(&c.backpressure_micros),
+            gc: GcStats::default(),
             unflushed_bytes: (self.config.max_unflushed_bytes - self.budget.available_permits()) as u64,
         }
     }

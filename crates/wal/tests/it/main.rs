@@ -7,13 +7,24 @@
 
 mod adopt;
 mod answers;
+mod checkpoints;
+mod cost;
 mod damage;
 mod fencing;
+mod gc;
+mod gc_crash;
+mod gc_plan;
+mod gc_schedules;
 mod lance;
 mod manifest;
+mod peers_probes;
+mod pipelining;
+mod power_loss;
 mod random;
 mod schedules;
 mod support;
+mod survey;
 mod tailer;
+mod takeover;
 mod verify;
 mod writer;

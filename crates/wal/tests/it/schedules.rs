@@ -178,7 +178,8 @@ async fn schedule_07_a_commit_under_a_pruned_name_is_not_believed() {
 
     let _owner = go_on_to_version(&bucket, stalled_version + 20).await;
     let newest = bucket.manifest().await;
-    bucket.prune_below(newest.version.get() - 15).await;
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.manifest_path(stalled_version)).await.is_none(), "its name is forgotten");
 
     gate.release();
     let (mut w1, answer) = stalled.await.unwrap();
@@ -344,7 +345,8 @@ async fn stalled_before_the_lineage_check(versions: u64, pruned: bool) {
     let _owner = go_on_to_version(&bucket, landed.version.get() + versions).await;
     let newest = bucket.manifest().await;
     if pruned {
-        bucket.prune_below(newest.version.get() - 15).await;
+        bucket.collect_garbage().await;
+        assert!(bucket.read(&bucket.manifest_path(landed.version.get() - 1)).await.is_none());
     }
     let objects = |bucket: Bucket| async move {
         let mut there = Vec::new();
@@ -395,8 +397,8 @@ async fn false_claim(bucket: &Bucket) -> (crate::support::Process, WalAppender, 
         let position = append(&mut w, [id]).await.unwrap();
         w.truncate(position).await.unwrap();
     }
-    bucket.prune_below(bucket.manifest().await.version.get() - 15).await;
     bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.manifest_path(derived_from)).await.is_none(), "its name is forgotten");
     bucket.write(&bucket.manifest_path(derived_from), parent).await;
 
     gate.release();
