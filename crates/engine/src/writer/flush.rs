@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::levels::Levels;
 #[cfg(test)]
-use super::mutant::{self, Mutant};
+use super::mutants::{self, Mutant};
 use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ impl Flusher {
         let started = tokio::time::Instant::now();
         let flushed = self.flush(&memtable, covers).await;
         #[cfg(test)]
-        if flushed.is_err() && mutant::is(Mutant::ForgetsFailed) {
+        if flushed.is_err() && mutants::is_on(Mutant::ForgetsFailed) {
             let manifest = self.tenure.manifest().await;
             self.levels.published(memtable.generation(), manifest.sstables, manifest.replay_after);
         }
@@ -134,9 +134,9 @@ impl Flusher {
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
         let name = sstable::directory_name(shard.store().surroundings().fresh_id(), generation);
         #[cfg(test)]
-        let covers = mutant::covers(covers, &self.tenure);
+        let covers = mutants::covers(covers, &self.tenure);
         #[cfg(test)]
-        if mutant::is(Mutant::PublishesFirst) {
+        if mutants::is_on(Mutant::PublishesFirst) {
             self.tenure.publish(Some(SsTable::new(generation, name.clone())), covers).await?;
         }
         let meta = self.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
@@ -145,7 +145,7 @@ impl Flusher {
         entry.in_memory_bytes = Some(meta.in_memory_bytes);
         entry.primary_key_bytes = meta.primary_key_bytes;
         #[cfg(test)]
-        if mutant::is(Mutant::NewestFirst) {
+        if mutants::is_on(Mutant::NewestFirst) {
             entry.generation = self.tenure.current_generation().await;
         }
         // I5: the files are durable, and every row up to `covers` is in this SSTable or an older one.

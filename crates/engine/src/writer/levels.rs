@@ -158,7 +158,7 @@ impl Levels {
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
         state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
         #[cfg(test)]
-        if super::mutant::is(super::mutant::Mutant::NewestFirst) {
+        if super::mutants::is_on(super::mutants::Mutant::NewestFirst) {
             state.frozen.rotate_right(1);
         }
         self.bell.notify_one();
@@ -169,7 +169,7 @@ impl Levels {
     pub(crate) fn oldest_frozen(&self) -> Option<(Arc<MemTable>, Position)> {
         let state = self.state.lock();
         #[cfg(test)]
-        if super::mutant::is(super::mutant::Mutant::CoversAllFrozen) {
+        if super::mutants::is_on(super::mutants::Mutant::CoversAllFrozen) {
             let covers = state.frozen.back().map(|frozen| frozen.covers);
             return state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), covers.unwrap_or(frozen.covers)));
         }
@@ -195,7 +195,7 @@ impl Levels {
         let state = self.state.lock();
         let empty = state.active.is_empty() && state.frozen.is_empty();
         #[cfg(test)]
-        let empty = empty || super::mutant::is(super::mutant::Mutant::RaisesOverRows);
+        let empty = empty || super::mutants::is_on(super::mutants::Mutant::RaisesOverRows);
         (empty && state.applied > state.covered).then_some(state.applied)
     }
 

@@ -4,7 +4,7 @@
 mod flush;
 mod levels;
 #[cfg(test)]
-mod mutant;
+mod mutants;
 mod open_shards;
 #[cfg(test)]
 mod simulation;

@@ -21,7 +21,7 @@ use arrow_schema::{DataType, Field, Schema};
 use fencepost_sim::{RandomFaults, Rng};
 use fencepost_wal::{ManifestStore, ShardManifest, Store};
 
-use super::mutant::{self, Mutant};
+use super::mutants::{self, Mutant};
 use crate::base::BaseTable;
 use crate::lance_store::LanceStore;
 use crate::sharding::Sharding;
@@ -112,7 +112,10 @@ async fn run(world: &Arc<World>, base: &BaseTable, rng: &mut Rng) {
         long_stalls: rng.chance(0.5),
         death: *rng.pick(&[0.0, 0.003, 0.01]).unwrap(),
     };
+    // Long enough, now and then, for manifests to become old enough to be pruned.
+    let longest_pause_millis = *rng.pick(&[2_000, 60_000, 100_000_000]).unwrap();
     let workload = Workload {
+        longest_pause_millis,
         burst: *rng.pick(&[2, 6, 20]).unwrap(),
         flush: *rng.pick(&[0.1, 0.5]).unwrap(),
         leave: *rng.pick(&[0.0, 0.1, 0.4]).unwrap(),
@@ -126,7 +129,7 @@ async fn run(world: &Arc<World>, base: &BaseTable, rng: &mut Rng) {
     for collector in 0..rng.below(3) {
         let collector = Process::new(world, format!("c{collector}"), rng.fork(), faults.clone(), habits);
         actors.spawn_local(async move {
-            let collecting = collector::collect_until_the_end(&collector);
+            let collecting = collector::collect_until_the_end(&collector, longest_pause_millis);
             tokio::select! {
                 biased;
                 () = collector.died() => {}
@@ -167,7 +170,7 @@ async fn write(
     let mut incarnation = 0;
     while world.rounds_left() > 0 {
         incarnation += 1;
-        tokio::time::sleep(spread(&mut dice, 1, 60_000)).await;
+        tokio::time::sleep(spread(&mut dice, 1, workload.longest_pause_millis)).await;
         // A takeover costs a round too, so that those who only fence each other come to an end.
         world.take_round();
         let name = format!("w{number}.{incarnation}");
@@ -221,6 +224,7 @@ fn a_simulated_writer_keeps_its_promises() {
         "flushes answered",
         "answers that a fence gave",
         "entries collected",
+        "manifests pruned",
         "late landings of the dead",
         "writers whose flushes failed",
         "deaths",
@@ -261,9 +265,9 @@ fn the_same_seed_gives_the_same_run() {
 const CAUGHT_WITHIN: u64 = 100;
 
 fn seeds_until_caught(mutant: Mutant) -> u64 {
-    mutant::set(Some(mutant));
+    mutants::set(Some(mutant));
     let caught = (0..CAUGHT_WITHIN).find_map(|seed| Some((seed + 1, simulate(seed).violation?)));
-    mutant::set(None);
+    mutants::set(None);
     let (after, violation) = caught.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {CAUGHT_WITHIN} seeds"));
     eprintln!("{mutant:?}: seed {after}: {violation}");
     after

@@ -2,6 +2,7 @@
 //! fault, and all that writers were told; it states the invariants by what happens to rows, not by the rules.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
@@ -14,10 +15,19 @@ use fencepost_wal::{ManifestVersion, Outcome, Position, ShardId, ShardManifest};
 pub(super) type Verdict = Result<(), String>;
 
 /// One version of a row as a log entry or an SSTable has it; without an id a tombstone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) key: i64,
     pub(super) id: Option<usize>,
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            Some(id) => write!(f, "{}:{id}", self.key),
+            None => write!(f, "{}:deleted", self.key),
+        }
+    }
 }
 
 pub(super) fn rows_of(batch: &RecordBatch) -> Vec<Row> {
@@ -157,6 +167,10 @@ impl Oracle {
                 self.entries.insert(*position, Entry { epoch: entry.writer_epoch.get(), rows });
             }
             Object::SsTable(folder) => drop(self.sstables.insert(folder.clone(), decode(bytes))),
+            // A forgotten name came back: its committer slept while others went on and manifests were pruned.
+            Object::Manifest(version) if self.latest.as_ref().is_some_and(|m| m.version.get() >= *version) => {
+                return Ok(());
+            }
             Object::Manifest(version) => {
                 let version = ManifestVersion::new(*version);
                 let next = decode_manifest("manifest", bytes, self.shard, version).map_err(|e| e.to_string())?;
@@ -178,7 +192,10 @@ impl Oracle {
                 }
             }
             Object::SsTable(folder) => drop(self.sstables.remove(folder)),
-            Object::Manifest(version) => return Err(format!("I6: nobody prunes here, and manifest {version} is gone")),
+            Object::Manifest(version) if self.latest.as_ref().is_some_and(|m| m.version.get() == *version) => {
+                return Err(format!("I7: manifest {version} is the latest, and was deleted"));
+            }
+            Object::Manifest(_) => {}
             Object::Other => {}
         }
         self.check_storage()
@@ -191,6 +208,10 @@ impl Oracle {
         };
         if next.version.get() != latest.version.get() + 1 {
             return Err(format!("I6: manifest {} follows manifest {}", next.version, latest.version));
+        }
+        let commit = |m: &ShardManifest| m.extension.as_ref().map(|x| (x.commit_id, x.parent_commit_id));
+        if commit(next).map(|c| c.1) != commit(latest).map(|c| c.0) {
+            return Err(format!("I6: manifest {} does not derive from the one before", next.version));
         }
         let generations: Vec<u64> = next.sstables.iter().map(|s| s.generation.get()).collect();
         if !generations.iter().copied().eq(1..next.current_generation.get()) {

@@ -62,6 +62,8 @@ impl SsTableWriter for StandIn {
 /// What writers of a run have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Workload {
+    /// Between two lives, and two rounds of a collector.
+    pub(super) longest_pause_millis: u64,
     /// Most puts of one round.
     pub(super) burst: u64,
     pub(super) flush: f64,
@@ -81,6 +83,8 @@ fn draw_config(process: &Process, workload: Workload) -> WriterConfig {
         WriterConfig {
             durable: dice.chance(0.6),
             wal: WalConfig {
+                // A process of its own collects.
+                gc: None,
                 max_in_flight: workload.max_in_flight,
                 flush_interval: Duration::from_millis(20),
                 max_buffer_bytes: 4 << 10,

@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// Whether the rule is off in this thread.
-pub(super) fn is(mutant: Mutant) -> bool {
+pub(super) fn is_on(mutant: Mutant) -> bool {
     OFF.get() == Some(mutant)
 }
 
