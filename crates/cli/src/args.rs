@@ -40,6 +40,12 @@ merged. Prints what was found, how bad it is and what to do; the exit code is 1 
 a warning or a remark is not. Writes nothing, fences nobody, may run beside writers, mergers and collectors. Reads all \
 of the log and all SSTables, so it takes as long as downloading them.";
 
+const PROBE: &str = "\
+Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there. Many creates \
+of one key at once must have one winner, again and again; what was written must be read and listed at once; what is \
+there must never be replaced. Conditional and plain PUTs are then timed in turns, one at a time and 16 at once. A store \
+that breaks a promise is refused with exit code 6 and the reason. Everything that was written is deleted again.";
+
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
 #[command(name = "fencepost", version, after_help = EXIT_CODES, propagate_version = true)]
@@ -74,7 +80,8 @@ pub(crate) enum Verb {
     /// Read every object of every shard and say what is missing or damaged; exit code 1 if anything is
     #[command(long_about = VERIFY)]
     Verify(VerifyArgs),
-    /// Check that a store keeps the promises that the log needs
+    /// Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there
+    #[command(long_about = PROBE)]
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
     Demo(DemoArgs),
@@ -269,6 +276,18 @@ pub(crate) struct ProbeArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    /// Races for one key
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+    /// Creates of one key at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) racers: u16,
+    /// Bytes of the objects whose PUTs are timed
+    #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    pub(crate) size: u32,
+    /// How long PUTs are timed
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) seconds: u16,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

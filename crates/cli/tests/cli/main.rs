@@ -13,6 +13,7 @@ mod flights;
 mod foreign;
 mod gc;
 mod pipes;
+mod probe;
 mod python;
 mod round_trip;
 #[cfg(unix)]

@@ -19,6 +19,7 @@ mod merge;
 mod merge_lance;
 mod merge_schedules;
 mod model;
+mod peers_probes;
 mod points;
 mod prune;
 mod reads;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fencepost_sim::{Call, PowerLossDisk, PowerLossStore, Rng, Survival, Syncs};
+use fencepost_wal::gc::{self, BaseProgress, GcOptions};
 use fencepost_wal::{
     Error, FileSync, ManifestStore, OpenOptions, Position, Replay, RetryPolicy, Shard, ShardId, ShardManifest, SsTable,
     Store, WalConfig, WalWriter,
@@ -117,6 +118,11 @@ async fn one_writer(shard: Shard, promises: Shared, mut rng: Rng) {
         }
         if rng.chance(0.4) && flush(&shard, &writer, std::mem::take(&mut rows)).await.is_none() {
             return;
+        }
+        // A collector of its own time: what it deletes may come back with the next boot.
+        if rng.chance(0.3) {
+            let options = GcOptions { min_age: Duration::ZERO, ..GcOptions::default() };
+            let _ = gc::collect(&shard, &BaseProgress::default(), &options, |_| {}).await;
         }
     }
     if rng.chance(0.5) {
