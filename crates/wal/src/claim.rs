@@ -207,9 +207,7 @@ impl<'a> Reading<'a> {
             self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
-        if !is_on(Mutant::HoleGuardLooksOnce) {
-            self.read_on().await?;
-        }
+        self.read_on().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
         let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
             true => self.last_seen.max(Position::new(highest)),
