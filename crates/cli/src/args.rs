@@ -12,7 +12,7 @@ use crate::input::Format;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed for another reason than those below
+  1    failed for another reason than those below; verify: something is lost or damaged
   2    the command line is wrong
   3    the table does not exist, or exists already
   4    the input does not fit the table or cannot be read
@@ -32,6 +32,19 @@ const GC: &str = "\
 Delete what nobody needs any more: log entries that were flushed, SSTables that the base table has, expired checkpoints, \
 old manifests. Never a fence, nor what a live checkpoint holds. Fences nobody, and may run beside writers, readers and \
 other collectors; a process that writes to the table does the same by itself every 10 minutes.";
+
+const VERIFY: &str = "\
+Read every object of every shard: names, bytes and checksums, the history of the manifests, the log without holes, \
+epochs and fences, SSTables with their rows, key indexes and bloom filters, and the base table's record of what was \
+merged. Prints what was found, how bad it is and what to do; the exit code is 1 if something is lost or damaged, which \
+a warning or a remark is not. Writes nothing, fences nobody, may run beside writers, mergers and collectors. Reads all \
+of the log and all SSTables, so it takes as long as downloading them.";
+
+const PROBE: &str = "\
+Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there. Many creates \
+of one key at once must have one winner, again and again; what was written must be read and listed at once; what is \
+there must never be replaced. Conditional and plain PUTs are then timed in turns, one at a time and 16 at once. A store \
+that breaks a promise is refused with exit code 6 and the reason. Everything that was written is deleted again.";
 
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
@@ -64,7 +77,11 @@ pub(crate) enum Verb {
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
-    /// Check that a store keeps the promises that the log needs
+    /// Read every object of every shard and say what is missing or damaged; exit code 1 if anything is
+    #[command(long_about = VERIFY)]
+    Verify(VerifyArgs),
+    /// Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there
+    #[command(long_about = PROBE)]
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
     Demo(DemoArgs),
@@ -245,12 +262,32 @@ pub(crate) struct AdoptArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ProbeArgs {
     /// A place in the store: objects are written below it and removed again
     #[arg(value_name = "URL")]
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    /// Races for one key
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+    /// Creates of one key at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) racers: u16,
+    /// Bytes of the objects whose PUTs are timed
+    #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    pub(crate) size: u32,
+    /// How long PUTs are timed
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) seconds: u16,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -50,6 +50,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Merge(args) => verbs::merge::run(args).await,
         Verb::Gc(args) => verbs::gc::run(args).await,
         Verb::Adopt(args) => verbs::adopt::run(args).await,
+        Verb::Verify(args) => verbs::verify::run(args).await,
         Verb::Probe(args) => verbs::probe::run(args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Writer(args) => demo::writer::run(args).await,

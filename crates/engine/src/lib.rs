@@ -40,6 +40,7 @@
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | see where it stands | [`Table::inspect`] |
+//! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
 //! | work on the log itself | the crate [`wal`] |
 
@@ -64,6 +65,7 @@ mod sharding;
 mod shards;
 mod sstable;
 mod table;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adoption, ShardAdoption};
@@ -74,4 +76,5 @@ pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection,
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
+pub use verify::{ShardVerification, Verification, VerifyProgress};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};

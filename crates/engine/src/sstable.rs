@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 pub(crate) use self::relabel::relabel;
 use self::sidecar::Sidecars;
-pub(crate) use self::sidecar::{BloomFilter, key_hashes};
+pub(crate) use self::sidecar::{BloomFilter, SidecarCheck, SidecarFault, key_hashes};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 use crate::memtable::array_bytes;

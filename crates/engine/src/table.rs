@@ -19,6 +19,7 @@ use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
+use crate::verify::{self, Verification, VerifyProgress};
 use crate::writer::{ShardWriter, TableWriter};
 
 /// What a table is made of besides its schema. The default: append-only, one shard.
@@ -164,6 +165,17 @@ impl Table {
     /// Errors of reading.
     pub async fn inspect(&self) -> Result<Inspection> {
         inspect::inspect(&self.base.refreshed().await?).await
+    }
+
+    /// Reads every object of every shard, and says what is missing, damaged or contradicts another one, and what to do
+    /// about it. Of the base table, metadata and record of merges are checked, not its rows. Writes nothing and fences
+    /// nobody; may run beside writers, mergers and collectors, whose steps are not taken for damage. `progress` is
+    /// called with every object.
+    ///
+    /// # Errors
+    /// Errors of reading that say nothing about the table: the store does not answer. Damage is in the result.
+    pub async fn verify(&self, progress: impl Fn(VerifyProgress) + Send + Sync) -> Result<Verification> {
+        verify::verify(&self.base, &progress).await
     }
 
     /// Takes every shard over, flushes what its log holds, and closes it. Also works where [`writer`](Self::writer)

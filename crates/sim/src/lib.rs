@@ -4,11 +4,14 @@
 //! |---|---|
 //! | a lost answer, a 409, a timeout, a late landing, a stalled process at one exact request | [`FaultStore`] with a script |
 //! | the same at random, repeatable from a seed | [`FaultStore::random`] |
+//! | requests that take their time, by a distribution | [`LatencyStore`] |
 //! | to know how many requests something costs | [`CountingStore`] |
 //! | a store that accepts conditional writes and ignores the condition | [`IgnoreConditionStore`] |
 //! | a real S3 server on loopback, with an atomic `If-None-Match: *` | [`S3Server`] |
 //! | another process, to be suspended or killed between two acknowledgements | [`Process`] |
+//! | a disk that loses its power, and with it what was not fsynced | [`PowerLossDisk`], [`PowerLossStore`] |
 //! | random numbers that come back with the seed | [`Rng`] |
+//! | every interleaving of the protocol, within bounds | [`model`] |
 //!
 //! Every store is an ordinary [`object_store::ObjectStore`], so they nest: a counter around a script of faults around
 //! a real S3 client is three lines.
@@ -41,7 +44,11 @@ mod child;
 mod count;
 mod faults;
 mod ignore_condition;
+mod latency;
+pub mod model;
+mod power_loss;
 mod rng;
+pub mod run;
 mod s3;
 
 pub use child::{ChildError, Process};
@@ -50,8 +57,10 @@ pub use faults::{
     Fault, FaultStore, Gate, InjectedFault, Landed, Op, Outcome, RandomFaults, Record, Rule, RuleBuilder, is_injected,
 };
 pub use ignore_condition::IgnoreConditionStore;
+pub use latency::{Latency, LatencyStore};
+pub use power_loss::{Call, PowerLossDisk, PowerLossStore, Survival, Syncs};
 pub use rng::Rng;
-pub use s3::S3Server;
+pub use s3::{S3Habits, S3Server};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -8,7 +8,7 @@ use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Position};
 use crate::liveness::MAX_IN_FLIGHT;
-use crate::manifest::ShardManifest;
+use crate::manifest::{Fence, ShardManifest};
 use crate::shard::Shard;
 use crate::slot::{Placed, Rival, Unplaced, place};
 use crate::tenure::Tenure;
@@ -30,8 +30,16 @@ impl WalAppender {
     /// As [`open`](crate::open()).
     pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<(Self, Replay)> {
         let Opened { tenure, replay } = open(shard, options).await?;
+        Ok((Self::start(tenure)?, replay))
+    }
+
+    /// Starts to append in a tenure that the caller has and that nothing else appends in.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the log has no position left.
+    pub fn start(tenure: Tenure) -> Result<Self> {
         let next = tenure.sentinel().next()?;
-        Ok((Self { tenure, next, in_doubt: false }, replay))
+        Ok(Self { tenure, next, in_doubt: false })
     }
 
     /// The position that the next entry gets if no dead one stands there.
@@ -117,7 +125,10 @@ pub(crate) fn resolve(tenure: &Tenure, position: Position, placed: Result<Placed
             format!("an entry that another engine wrote with epoch {} stands at {position}", entry.writer_epoch),
             Outcome::NotWritten,
         )),
-        Rival::Straggler if in_serial_zone(tenure, position) => Ok(false),
+        Rival::Straggler if in_serial_zone(tenure, position) => {
+            tenure.pass_over(Fence { position, epoch: entry.writer_epoch });
+            Ok(false)
+        }
         Rival::Straggler => Err(tenure.poison(
             format!("a straggler of epoch {} stands at {position}, beyond the reach of any", entry.writer_epoch),
             Outcome::NotWritten,

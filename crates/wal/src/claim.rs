@@ -1,18 +1,22 @@
 //! Taking a shard over: claim, replay, fence, record (protocol section 4). The only way to open it for writing.
 
+mod fence;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::adopt::inherit;
-use crate::entry::{WalEntry, WriterIdentity, encode_sentinel};
+use crate::entry::{WalEntry, WriterIdentity};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::prefetch::Prefetch;
 use crate::shard::Shard;
-use crate::slot::{Placed, place, read_entry};
+use crate::slot::read_entry;
 use crate::tenure::Tenure;
+use fence::{Stand, fence};
 
 /// Limits of opening a shard for writing.
 #[derive(Debug, Clone)]
@@ -22,16 +26,28 @@ pub struct OpenOptions {
     pub replay_budget_bytes: usize,
     /// GETs that run at once while the log is read. Default 64.
     pub prefetch: usize,
+    /// Fence sentinels that the first try puts side by side, 1 to 32. Default 1, which is enough unless the shard's
+    /// present writer never pauses; each further try doubles them. More take such a writer over in fewer tries, and
+    /// leave as many objects of under 1 KiB in the log.
+    pub fence_width: usize,
+}
+
+impl OpenOptions {
+    fn validate(&self) -> Result<()> {
+        match self.fence_width == 0 || self.fence_width as u64 > MAX_IN_FLIGHT {
+            true => {
+                Err(Error::InvalidArgument(format!("fence_width is {}; use 1 to {MAX_IN_FLIGHT}", self.fence_width)))
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { replay_budget_bytes: 256 << 20, prefetch: 64 }
+        Self { replay_budget_bytes: 256 << 20, prefetch: 64, fence_width: 1 }
     }
 }
-
-/// How often a live predecessor may take the position that the sentinel was meant for.
-const MAX_FENCE_ROUNDS: usize = 256;
 
 /// A shard that was taken over, and what its log held.
 #[derive(Debug)]
@@ -45,21 +61,22 @@ pub struct Opened {
 /// Takes a shard over for writing.
 ///
 /// This writes: a manifest that claims the next epoch, a fence sentinel in the log, and a manifest that records it.
-/// A live writer of the shard is fenced by it. Nothing retries after [`Error::Fenced`]: two processes that both
+/// A live writer of the shard is fenced by it; if it never pauses, several sentinels side by side may be needed. Nothing retries after [`Error::Fenced`]: two processes that both
 /// reopen would fence each other for ever.
 ///
 /// # Errors
 /// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Unadopted`] if another engine's manifests replaced all of
 /// ours, [`Error::Stranded`] if an entry that it acknowledged could get lost; [`Error::Fenced`] if a newer claim was met;
 /// [`Error::LogHole`] and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer
-/// never pauses.
+/// never pauses and is too fast; [`Error::InvalidArgument`] for an option out of its limits.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
+    options.validate()?;
     let manifests = ManifestStore::new(shard.clone());
     let claim = claim(shard, &manifests).await?;
     let mut reading = Reading::new(shard, &claim, options);
     reading.read_to_end().await?;
-    let sentinel = fence(shard, &claim, &mut reading).await?;
-    let record = record(shard, &manifests, &claim, sentinel, &reading).await?;
+    let stand = fence(shard, &claim, &mut reading, options.fence_width as u64).await?;
+    let record = record(shard, &manifests, &claim, &stand, &reading).await?;
 
     let replay_after = claim.held.manifest.replay_after;
     let kept = reading.kept;
@@ -71,12 +88,12 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         kept,
         again: dropped_from.map(|from| {
             let liveness = Liveness::after(reading.liveness.highest_at_or_below(before(from)));
-            (Prefetch::new(shard.clone(), from, Some(before(sentinel)), options.prefetch), liveness)
+            (Prefetch::new(shard.clone(), from, Some(before(stand.last)), options.prefetch), liveness)
         }),
         current_generation: claim.held.manifest.current_generation,
         replay_after,
     };
-    let tenure = Tenure::recorded(shard.clone(), claim.identity, sentinel, reading.liveness, record);
+    let tenure = Tenure::recorded(shard.clone(), claim.identity, stand.last, reading.liveness, record);
     Ok(Opened { tenure, replay })
 }
 
@@ -136,7 +153,7 @@ struct Reading<'a> {
     budget: usize,
     /// The first entry that was not kept; all after it are read again.
     dropped_from: Option<Position>,
-    /// Sentinels and dead entries above R.
+    /// Sentinels of others and dead entries above R.
     fences: Vec<Fence>,
     rows_in_log: u64,
     /// A position up to which everything had landed when the manifest was committed.
@@ -144,7 +161,14 @@ struct Reading<'a> {
     current_generation: Generation,
     /// The last live entry that carries a generation.
     stamped_up_to: Option<Position>,
+    /// Entries that were in the log when it was first listed, or that it may have gained since, to be read in all.
+    may_read: u64,
+    /// How often sentinels came too late.
+    tries: usize,
 }
+
+/// What a log may gain while it is taken over, beyond as much as it held: a writer that adds more is not caught up with.
+const MAX_GAINED: u64 = 8192;
 
 impl<'a> Reading<'a> {
     fn new(shard: &'a Shard, claim: &Claim, options: &OpenOptions) -> Self {
@@ -164,6 +188,8 @@ impl<'a> Reading<'a> {
             last_seen: manifest.landed_up_to(),
             current_generation: manifest.current_generation,
             stamped_up_to: None,
+            may_read: MAX_GAINED,
+            tries: 0,
         }
     }
 
@@ -178,9 +204,12 @@ impl<'a> Reading<'a> {
             Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
+            self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
-        self.read_on().await?;
+        if !is_on(Mutant::HoleGuardLooksOnce) {
+            self.read_on().await?;
+        }
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
         let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
             true => self.last_seen.max(Position::new(highest)),
@@ -218,10 +247,15 @@ impl<'a> Reading<'a> {
         let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
+            self.may_read = self.may_read.checked_sub(1).ok_or(self.outrun())?;
             width = (2 * width).min(self.prefetch);
             ahead.widen(width);
         }
         Ok(())
+    }
+
+    fn outrun(&self) -> Error {
+        Error::Outrun { shard: self.shard.id(), attempts: self.tries }
     }
 
     fn take(&mut self, entry: WalEntry) -> Result<()> {
@@ -251,6 +285,8 @@ impl<'a> Reading<'a> {
                 }
                 self.keep(entry);
             }
+            EntryKind::Sentinel if entry.is_by(&self.identity) => {}
+            EntryKind::Dead if is_on(Mutant::OnlySentinelsRecorded) => {}
             EntryKind::Sentinel | EntryKind::Dead => {
                 self.fences.push(Fence { position: entry.position, epoch: entry.writer_epoch });
             }
@@ -274,52 +310,35 @@ fn is_published(entry: &WalEntry, current_generation: Generation) -> bool {
     entry.generation.is_some_and(|generation| generation < current_generation)
 }
 
-/// Step 3: the sentinel goes to the first free position; whatever landed there meanwhile is replayed first.
-async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>) -> Result<Position> {
-    let bytes = encode_sentinel(&claim.identity)?;
-    for _ in 0..MAX_FENCE_ROUNDS {
-        let at = reading.next;
-        match place(shard, at, &bytes).await {
-            Ok(Placed::Ours) => {
-                let entry = crate::entry::decode(shard.entry_path(at).as_ref(), at, &bytes)?;
-                reading.liveness.meet(&entry);
-                return Ok(at);
-            }
-            Ok(Placed::Other(entry)) => {
-                reading.take(*entry)?;
-                reading.read_on().await?;
-            }
-            Err(unplaced) => {
-                return Err(Error::Poisoned {
-                    shard: shard.id(),
-                    reason: format!("the fence sentinel could not be written: {}", unplaced.reason),
-                    outcome: Outcome::NotWritten,
-                });
-            }
-        }
-    }
-    Err(Error::Outrun { shard: shard.id(), attempts: MAX_FENCE_ROUNDS })
-}
-
 /// Step 4: only after this commit is the tenure valid. It is refused if another claim owns the shard by now, which
 /// is what a claimant that stalled between its claim and its sentinel must find out (schedule 2).
 async fn record(
     shard: &Shard,
     manifests: &ManifestStore,
     claim: &Claim,
-    sentinel: Position,
+    stand: &Stand,
     reading: &Reading<'_>,
 ) -> Result<HeldManifest> {
-    // Schedules 13 and 14: not only our own sentinel. One that a dead claimant left, or a dead entry, may be the
+    // Schedules 13 and 14: not only our own sentinels. One that a dead claimant left, or a dead entry, may be the
     // only thing that stands on a stalled writer's next position.
     let mut fences = reading.fences.clone();
+    if is_on(Mutant::NoRecordStep) {
+        return Ok(claim.held.clone());
+    }
+    if is_on(Mutant::OnlyOwnSentinelRecorded) {
+        fences.clear();
+    }
+    // After a clean close nobody's next position is where ours stand. There may be several: what was in their way then
+    // was a straggler of a writer before, whose own next position is at the sentinel of the tenure that closed.
     if !claim.after_clean_close {
-        fences.push(Fence { position: sentinel, epoch: claim.identity.epoch });
+        let not_recorded = if is_on(Mutant::OnlyLastOfRangeRecorded) { stand.own.len().saturating_sub(1) } else { 0 };
+        let own = stand.own.iter().skip(not_recorded);
+        fences.extend(own.map(|position| Fence { position: *position, epoch: claim.identity.epoch }));
     }
     let recorded = manifests.commit(Some(claim.held.clone()), |mut next| {
-        let owned = next.is_owned_by(&claim.identity);
+        let owned = next.is_owned_by(&claim.identity) || is_on(Mutant::RecordWithoutCheck);
         let by = next.writer_epoch;
-        next.last_seen = next.last_seen.max(sentinel);
+        next.last_seen = next.last_seen.max(stand.last);
         next.extension.get_or_insert_with(Extension::default).add_fences(fences.iter().copied());
         std::future::ready(match owned {
             true => Ok(next),

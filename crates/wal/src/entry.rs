@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, Position};
+use crate::preflight;
 
 /// Largest entry that is written or read, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 256 << 20;
@@ -184,9 +185,11 @@ pub(crate) fn decode(object: &str, position: Position, bytes: &Bytes) -> Result<
         return Err(corrupt(format!("it has {} bytes, an entry has at most {MAX_ENTRY_BYTES}", bytes.len())));
     }
     let (stream, sealed) = check_whole(bytes).map_err(corrupt)?;
-    // Arrow panics on some streams that no checksum has proved whole.
+    preflight::check(&stream).map_err(corrupt)?;
+    // Arrow's reader is not made for what may be anything. The check in front leaves it nothing to panic at that is
+    // known; a reader of the log shall not die of what is not.
     let decoded = std::panic::catch_unwind(|| decode_stream(stream));
-    let (schema, batches) = decoded.unwrap_or_else(|_| Err("it is no Arrow stream".into())).map_err(corrupt)?;
+    let (schema, batches) = decoded.unwrap_or_else(|_| Err("Arrow cannot read it".into())).map_err(corrupt)?;
 
     let EntryHead { writer_epoch, writer_id, generation, is_sentinel } = EntryHead::of(&schema).map_err(corrupt)?;
     if writer_id.is_some() && !sealed {
@@ -250,16 +253,8 @@ impl EntryHead {
     /// # Errors
     /// [`Error::Corrupt`], naming `object`, if this is no entry.
     pub(crate) fn peek(object: &str, first: Bytes) -> Result<Option<Self>> {
-        let peeked = std::panic::catch_unwind(|| {
-            let mut decoder = StreamDecoder::new();
-            let mut buffer = Buffer::from(first);
-            while decoder.schema().is_none() && !buffer.is_empty() {
-                decoder.decode(&mut buffer).map_err(|e| e.to_string())?;
-            }
-            decoder.schema().map(|schema| Self::of(&schema)).transpose()
-        });
-        let peeked = peeked.unwrap_or_else(|_| Err("it is no Arrow stream".into()));
-        peeked.map_err(|reason| Error::corrupt(object, reason))
+        let schema = preflight::peek_schema(&first).map_err(|reason| Error::corrupt(object, reason))?;
+        schema.map(|schema| Self::of(&schema)).transpose().map_err(|reason| Error::corrupt(object, reason))
     }
 }
 

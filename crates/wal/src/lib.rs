@@ -40,7 +40,8 @@
 //! | keep a moment of a shard | [`checkpoint::create`] |
 //! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
-//! | check a bucket before trusting it | [`probe()`] |
+//! | prove every object of a shard | [`verify()`] |
+//! | check a bucket before trusting it | [`probe()`], at length [`Survey`] |
 
 #![forbid(unsafe_code)]
 
@@ -51,15 +52,23 @@ mod claim;
 mod client_options;
 mod entry;
 mod error;
+mod files;
 pub mod gc;
 #[cfg(test)]
 mod golden;
 mod ids;
 mod liveness;
 mod manifest;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
 mod names;
 mod prefetch;
+mod preflight;
 mod probe;
+#[doc(hidden)]
+pub mod raw;
 mod retry;
 mod shard;
 mod slot;
@@ -68,6 +77,7 @@ mod store;
 mod surroundings;
 mod tailer;
 mod tenure;
+pub mod verify;
 mod writer;
 
 pub use adopt::{Adopted, adopt};
@@ -75,12 +85,13 @@ pub use appender::WalAppender;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
+pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
-pub use probe::{ProbeReport, probe};
+pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
 pub use stats::WalStats;
@@ -88,4 +99,5 @@ pub use store::Store;
 pub use surroundings::{RealSurroundings, Surroundings};
 pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
+pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

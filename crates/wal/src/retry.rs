@@ -81,16 +81,21 @@ pub(crate) fn is_transient(error: &StoreError) -> bool {
 }
 
 /// Whether a server refused a request for good, in a place where `object_store` hides the status (a LIST with wrong
-/// credentials). It is then only in the text of the cause, which decides nothing but how often we ask.
+/// credentials). It decides nothing but how often we ask.
 fn is_refusal(error: &StoreError) -> bool {
+    status_of(error).is_some_and(|status| (400..500).contains(&status) && !matches!(status, 408 | 425 | 429))
+}
+
+/// The HTTP status behind an error. `object_store` keeps it only in the text of the cause.
+pub(crate) fn status_of(error: &StoreError) -> Option<u16> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let text = error.to_string();
         if let Some(status) = text.strip_prefix("Server returned non-2xx status code: ").and_then(|rest| rest.get(..3))
         {
-            return status.starts_with('4') && !matches!(status, "408" | "425" | "429");
+            return status.parse().ok();
         }
         cause = error.source();
     }
-    false
+    None
 }

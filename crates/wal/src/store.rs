@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::client_options::ClientOptions;
 use crate::error::{Error, Result};
+use crate::files::{DurableFiles, FileSync, OsFiles};
 use crate::retry::{RetryPolicy, is_transient};
 use crate::surroundings::{RealSurroundings, Surroundings};
 
@@ -35,6 +36,8 @@ pub struct Store {
     root: Path,
     url: Url,
     /// Set when objects are files of this machine, whose names become durable only when their folder is fsynced.
+    files: Option<DurableFiles>,
+    /// Set when these files are in the file system of this machine, not in a simulated one.
     local: bool,
     retry: RetryPolicy,
     download_retries: usize,
@@ -119,10 +122,23 @@ impl Store {
     /// A store made by the caller: any [`ObjectStore`], wrapped as the caller likes, with the table at `root`. With
     /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
+        match url.scheme() {
+            "file" => Self { local: true, ..Self::on_files(url, inner, root, Arc::new(OsFiles)) },
+            _ => Self::on(url, inner, root, None),
+        }
+    }
+
+    /// As [`from_parts`](Self::from_parts), with files that become durable in the caller's own way: for simulations of
+    /// a disk. `inner` must sync a file, and the folder that it writes it into, before it answers.
+    pub fn on_files(url: Url, inner: Arc<dyn ObjectStore>, root: Path, sync: Arc<dyn FileSync>) -> Self {
+        let files = DurableFiles::new(inner, sync);
+        Self::on(url, Arc::new(files.clone()), root, Some(files))
+    }
+
+    fn on(url: Url, inner: Arc<dyn ObjectStore>, root: Path, files: Option<DurableFiles>) -> Self {
         let download_retries = ClientOptions::default().download_retries;
-        let local = url.scheme() == "file";
         let surroundings = Arc::new(RealSurroundings);
-        Self { inner, root, local, url, retry: RetryPolicy::default(), download_retries, surroundings }
+        Self { inner, root, files, local: false, url, retry: RetryPolicy::default(), download_retries, surroundings }
     }
 
     /// The same store with other limits for the retries of its requests.
@@ -220,9 +236,15 @@ impl Store {
 
     /// Lists the names of the folders in a folder.
     pub(crate) async fn list_folders(&self, folder: &Path) -> Result<Vec<String>> {
+        Ok(self.list_level(folder).await?.0)
+    }
+
+    /// Lists what stands directly in a folder: the names of its folders, and its objects.
+    pub(crate) async fn list_level(&self, folder: &Path) -> Result<(Vec<String>, Vec<ObjectMeta>)> {
         self.retried("LIST", folder, || async {
             let listed = self.in_time(self.inner.list_with_delimiter(Some(folder))).await?;
-            Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+            let folders = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+            Ok((folders.collect(), listed.objects))
         })
         .await
     }
@@ -269,8 +291,8 @@ impl Store {
             }
         })
         .await?;
-        match self.local_path(path).and_then(|file| Some(file.parent()?.to_owned())) {
-            Some(folder) => sync(path, move || std::fs::File::open(folder)?.sync_all()).await,
+        match &self.files {
+            Some(files) => files.sync_folder_of(path).await.map_err(|e| not_synced(path, e)),
             None => Ok(()),
         }
     }
@@ -315,28 +337,16 @@ impl Store {
 
     /// The file of an object, if objects are files of this machine.
     pub(crate) fn local_path(&self, path: &Path) -> Option<PathBuf> {
-        self.local.then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
+        self.files.is_some().then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
     }
 
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
     /// need nothing; a file's bytes are synced before it gets its name, but its name only with the folder.
     pub(crate) async fn settle(&self, path: &Path) -> Result<()> {
-        if !self.local {
+        let Some(files) = &self.files else {
             return Ok(());
-        }
-        let file = LocalFileSystem::new().path_to_filesystem(path).map_err(|source| Error::Store {
-            operation: "fsync",
-            object: path.to_string(),
-            source: Arc::new(source),
-        })?;
-        sync(path, move || {
-            std::fs::File::open(&file)?.sync_all()?;
-            match file.parent() {
-                Some(folder) => std::fs::File::open(folder)?.sync_all(),
-                None => Ok(()),
-            }
-        })
-        .await
+        };
+        files.settle(path).await.map_err(|e| not_synced(path, e))
     }
 
     /// Repeats a read while it fails for a passing reason.
@@ -357,18 +367,9 @@ impl Store {
     }
 }
 
-/// Runs the fsyncs that an object needs.
-async fn sync(path: &Path, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<()> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store {
-        operation: "fsync",
-        object: path.to_string(),
-        source: Arc::new(StoreError::Generic { store: "file", source }),
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(e)) => Err(failed(e.into())),
-        Err(e) => Err(failed(e.into())),
-    }
+fn not_synced(path: &Path, source: std::io::Error) -> Error {
+    let source = Arc::new(StoreError::Generic { store: "file", source: Box::new(source) });
+    Error::Store { operation: "fsync", object: path.to_string(), source }
 }
 
 /// A URL as it is, a plain path as the `file` URL of its absolute form.

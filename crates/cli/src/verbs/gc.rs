@@ -24,7 +24,7 @@ pub(crate) async fn run(args: GcArgs) -> Result<()> {
 
 async fn collect(table: &Table, options: &GcOptions, args: &GcArgs) -> Result<()> {
     let started = Instant::now();
-    let progress = Progress::objects();
+    let progress = Progress::objects("deleted");
     let done = table.gc(options, |p| progress.at(p.objects, p.of_objects)).await?;
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();

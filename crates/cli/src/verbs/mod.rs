@@ -11,3 +11,4 @@ pub(crate) mod probe;
 pub(crate) mod put;
 pub(crate) mod query;
 pub(crate) mod tail;
+pub(crate) mod verify;

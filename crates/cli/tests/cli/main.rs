@@ -13,8 +13,10 @@ mod flights;
 mod foreign;
 mod gc;
 mod pipes;
+mod probe;
 mod python;
 mod round_trip;
 #[cfg(unix)]
 mod s3;
 mod support;
+mod verify;

@@ -220,14 +220,14 @@ async fn all_rows(provider: &Provider) -> Result<Vec<Row>, DataFusionError> {
 
 /// A process that only reads: one that has just been started, or one that has been there for long.
 enum Reader {
-    Fresh(Store),
+    Fresh(Box<Store>),
     Old(Box<Table>),
 }
 
 impl Reader {
     async fn provider(&self) -> Result<Provider> {
         match self {
-            Reader::Fresh(store) => Table::open(store.clone()).await?.provider().await,
+            Reader::Fresh(store) => Table::open(*store.clone()).await?.provider().await,
             Reader::Old(table) => table.provider().await,
         }
     }
@@ -504,9 +504,9 @@ impl World {
     /// Mostly in a process without faults.
     fn draw_reader(&mut self, rng: &mut Rng) -> Reader {
         match (&self.writer, rng.below(10)) {
-            (Some(open), 0) => Reader::Fresh(open.table.store().clone()),
+            (Some(open), 0) => Reader::Fresh(Box::new(open.table.store().clone())),
             (Some(open), 1) => Reader::Old(Box::new(open.table.clone())),
-            (_, 0..4) => Reader::Fresh(self.bucket.process().store),
+            (_, 0..4) => Reader::Fresh(Box::new(self.bucket.process().store)),
             _ => Reader::Old(Box::new(self.reader.clone())),
         }
     }
@@ -1024,7 +1024,7 @@ impl World {
                 }
                 open.writer.close().await.unwrap();
             }
-            let provider = Reader::Fresh(self.bucket.process().store).provider().await.unwrap();
+            let provider = Reader::Fresh(Box::new(self.bucket.process().store)).provider().await.unwrap();
             let rows = self.try_query(&provider, rng).await.unwrap();
             self.explain("the end", &rows, |shard| shard.tail.len());
         }

@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -18,6 +19,8 @@ use s3s::dto::*;
 use s3s::{Body, S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::S3Habits;
 
 const STRIPES: usize = 64;
 const FILE_NAME_LIMIT: usize = 255;
@@ -36,6 +39,9 @@ struct Shared {
     tree: RwLock<()>,
     /// One lock per class of keys: shared for reading an object, exclusive for changing it.
     stripes: Vec<RwLock<()>>,
+    habits: S3Habits,
+    /// PUTs that came with a condition.
+    conditional: AtomicU64,
 }
 
 /// Holds the locks of one request; the order of the fields does not matter, they are only held.
@@ -43,7 +49,7 @@ type ReadLocks<'a> = (RwLockReadGuard<'a, ()>, RwLockReadGuard<'a, ()>);
 type WriteLocks<'a> = (RwLockReadGuard<'a, ()>, Vec<RwLockWriteGuard<'a, ()>>);
 
 impl LockedFileSystem {
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
+    pub(super) fn open(root: &Path, habits: S3Habits) -> io::Result<Self> {
         let files = FileSystem::new(root)
             .map_err(|error| io::Error::other(format!("cannot serve {}: {error:?}", root.display())))?;
         let shared = Shared {
@@ -51,6 +57,8 @@ impl LockedFileSystem {
             root: root.to_owned(),
             tree: RwLock::new(()),
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
+            habits,
+            conditional: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -99,6 +107,23 @@ impl Shared {
         let relative = Path::new(bucket).join(key);
         let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
         plain && self.root.join(relative).is_dir()
+    }
+
+    /// Does to a PUT with a condition what other servers may do to it.
+    fn apply_habits(&self, put: &mut PutObjectInput) -> S3Result<()> {
+        if put.if_none_match.is_none() {
+            return Ok(());
+        }
+        if self.habits.ignores_conditions {
+            put.if_none_match = None;
+        }
+        let nth = self.conditional.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.habits.conflict_every {
+            Some(every) if nth.is_multiple_of(every) => {
+                Err(s3_error!(OperationAborted, "a conflicting PUT is under way"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The server would answer for the folder, S3 knows no folders.
@@ -154,6 +179,7 @@ impl S3 for LockedFileSystem {
             let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
             let _locks = shared.writing(&bucket, [key.as_str()].into_iter()).await;
             shared.check_new_key(&bucket, &key)?;
+            shared.apply_habits(&mut req.input)?;
             shared.files.put_object(req).await
         })
         .await

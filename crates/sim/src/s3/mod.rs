@@ -1,8 +1,8 @@
 //! A real S3 server on loopback, so that the real S3 client is what tests run.
 //!
 //! It owns the socket, the keys and the thread that serves; what it serves is the folder it was given, through
-//! [`locked`], which makes conditional writes atomic. It is not durable against power loss, and it never answers 409:
-//! that is what `FaultStore` is for.
+//! [`locked`], which makes conditional writes atomic. It is not durable against power loss, and it answers 409 only
+//! where [`S3Habits`] say so.
 
 mod locked;
 #[cfg(test)]
@@ -39,8 +39,18 @@ const REGION: &str = "us-east-1";
 #[derive(Debug)]
 pub struct S3Server {
     dir: PathBuf,
+    habits: S3Habits,
     address: SocketAddr,
     running: Option<Running>,
+}
+
+/// What a server does that S3 itself does rarely, or not at all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct S3Habits {
+    /// Takes a PUT with `If-None-Match: *` for a plain one.
+    pub ignores_conditions: bool,
+    /// Answers every so-manieth PUT with a condition 409, and does nothing else with it.
+    pub conflict_every: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -60,11 +70,20 @@ impl S3Server {
     ///
     /// If the folder cannot be made or the socket cannot be opened.
     pub fn start(dir: impl AsRef<Path>) -> io::Result<Self> {
+        Self::start_with(dir, S3Habits::default())
+    }
+
+    /// As [`start`](Self::start), a server with habits.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(dir: impl AsRef<Path>, habits: S3Habits) -> io::Result<Self> {
         let dir = dir.as_ref().to_owned();
         std::fs::create_dir_all(dir.join(Self::BUCKET))?;
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (address, running) = serve(&dir, anywhere)?;
-        Ok(Self { dir, address, running: Some(running) })
+        let (address, running) = serve(&dir, anywhere, habits)?;
+        Ok(Self { dir, habits, address, running: Some(running) })
     }
 
     /// Stops at once, like a killed server: connections break, requests that are half done are not answered. Does
@@ -84,7 +103,7 @@ impl S3Server {
     /// If somebody else has taken the port meanwhile.
     pub fn restart(&mut self) -> io::Result<()> {
         self.stop();
-        let (_, running) = serve(&self.dir, self.address)?;
+        let (_, running) = serve(&self.dir, self.address, self.habits)?;
         self.running = Some(running);
         Ok(())
     }
@@ -155,8 +174,8 @@ impl Drop for S3Server {
 }
 
 /// Opens the socket here, so that errors are the caller's and no request can come too early, and serves it elsewhere.
-fn serve(dir: &Path, address: SocketAddr) -> io::Result<(SocketAddr, Running)> {
-    let files = LockedFileSystem::open(dir)?;
+fn serve(dir: &Path, address: SocketAddr, habits: S3Habits) -> io::Result<(SocketAddr, Running)> {
+    let files = LockedFileSystem::open(dir, habits)?;
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     let service = builder.build();

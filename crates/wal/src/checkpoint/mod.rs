@@ -2,7 +2,7 @@
 //! a copy of the pinned manifest, and counts while the latest manifest lists it and it has not expired. Nobody is
 //! fenced here; what a checkpoint is used for (clones, reading as of then) is not decided here.
 
-mod codec;
+pub(crate) mod codec;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, Position};
 use crate::liveness::EntryKind;
 use crate::manifest::{Extension, Fence, ManifestStore, ShardManifest};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::shard::Shard;
 use crate::tailer::WalTailer;
@@ -124,6 +125,7 @@ pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkp
             // Derived from exactly the pinned version: what a collector has dropped since is not there any more (I7).
             let changed = match manifest == latest {
                 true => Ok(with_checkpoint(pinned.clone(), listed.clone())),
+                false if is_on(Mutant::CheckpointNotOfItsVersion) => Ok(with_checkpoint(manifest, listed.clone())),
                 false => {
                     moved_on.store(true, Ordering::Relaxed);
                     Err(Error::Contention { shard: shard.id(), attempts: 1 })
@@ -168,7 +170,9 @@ pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Res
             // Schedule 26: one that a collector has dropped, or may be dropping, does not come back.
             let found = extension(&mut next).checkpoints.iter_mut().find(|c| c.id == id);
             match found {
-                Some(checkpoint) if checkpoint.is_live(now) => checkpoint.expires_at_ms = expires_at_ms,
+                Some(checkpoint) if checkpoint.is_live(now) || is_on(Mutant::RefreshWithoutLook) => {
+                    checkpoint.expires_at_ms = expires_at_ms
+                }
                 Some(_) => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "has expired" }),
                 None => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed" }),
             }

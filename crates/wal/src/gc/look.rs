@@ -141,7 +141,7 @@ fn sort_in(
 }
 
 /// The generation of a folder that is named `{8 hex}_gen_{generation}`; `None` for any other.
-fn generation_of(folder: &str) -> Option<Generation> {
+pub(crate) fn generation_of(folder: &str) -> Option<Generation> {
     let (random, generation) = folder.split_once("_gen_")?;
     let is_ours = random.len() == 8 && random.bytes().all(|b| b.is_ascii_hexdigit());
     let number: u64 = generation.parse().ok().filter(|n: &u64| n.to_string() == generation)?;

@@ -1,5 +1,6 @@
-//! The task that empties the queue: groups items into entries, keeps a window of PUTs in flight, acknowledges in
-//! order of position, and answers everybody when the tenure ends.
+//! The task that empties the queue: gives groups their positions, keeps a window of PUTs in flight, acknowledges in
+//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `pace`,
+//! what is in it by `group`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Landed;
-use super::queue::{Held, Item, Queue, Waiter};
+use super::group::{Group, Ready};
+use super::pace::{Cap, Spacing};
+use super::queue::{Held, Queue, Waiter};
 use crate::appender::{in_serial_zone, resolve};
-use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
+use crate::mutants::{Mutant, is_on};
 use crate::slot::{Placed, Unplaced, place};
 use crate::stats::add;
 use crate::tenure::Tenure;
@@ -54,6 +57,10 @@ pub(super) struct Flusher {
     number: u64,
     /// The entry with the first piece of the append whose other pieces are first in the queue.
     begun: Option<u64>,
+    /// The group that leaves next: it is being encoded, or waits for a PUT that may start.
+    group: Option<Group>,
+    cap: Option<Cap>,
+    spacing: Spacing,
     /// Entries in order of position, the lowest unacknowledged one first.
     window: VecDeque<Entry>,
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -63,7 +70,8 @@ impl Flusher {
     pub(super) fn new(tenure: Tenure, queue: Arc<Queue>, sink: Box<dyn Landed>) -> Result<Self> {
         let next = tenure.sentinel().next()?;
         let (window, running) = (VecDeque::new(), FuturesUnordered::new());
-        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, window, running })
+        let (cap, spacing) = (Cap::new(&queue.config), Spacing::new(&queue.config));
+        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, spacing, window, running })
     }
 
     /// Runs until the queue is closed and empty, or the tenure stops.
@@ -71,6 +79,10 @@ impl Flusher {
         let _on_panic = StopOnPanic { tenure: self.tenure.clone(), queue: Arc::clone(&self.queue) };
         if let Err(failure) = self.work().await {
             self.tenure.stop(failure.error.clone());
+            // Nothing of it was sent.
+            if let Some(group) = self.group.take() {
+                group.undo(&self.queue);
+            }
             self.answer_all(&failure);
         }
         self.queue.stop_waiting_for_memory();
@@ -80,25 +92,20 @@ impl Flusher {
         loop {
             self.tenure.check().map_err(|error| Failure { error, from: None })?;
             self.answer_idle_barriers();
-            while self.may_send() {
-                self.send().map_err(|error| self.failure(error))?;
-            }
-            let deadline = {
+            self.send_what_may_leave().map_err(|error| self.failure(error))?;
+            {
                 let mut waiting = self.queue.waiting();
-                if waiting.closed && waiting.is_empty() && self.window.is_empty() {
+                if waiting.closed && waiting.is_empty() && self.group.is_none() && self.window.is_empty() {
                     waiting.finished = true;
                     return Ok(());
                 }
-                // A flush alone sends nothing: it waits for answers.
-                let first = waiting.first().filter(|_| waiting.bytes() > 0);
-                first.map(|item| item.queued + self.queue.config.flush_interval)
-            };
-            // With the window full only an answer helps; the deadline is for items that nobody is waiting for.
-            let due = deadline.filter(|_| self.window_is_open());
+            }
+            let due = self.wakes_at();
             // In this order, so that a run is repeated exactly by the same answers.
             tokio::select! {
                 biased;
                 Some(answer) = self.running.next() => self.answered(answer)?,
+                () = encoded(self.group.as_mut()) => continue,
                 () = self.queue.bell.notified() => {}
                 () = sleep_until(due) => {}
                 () = self.tenure.stopped() => {}
@@ -109,6 +116,61 @@ impl Flusher {
         }
     }
 
+    /// Sends the group that is encoded if a PUT may start, and has the next one encoded.
+    fn send_what_may_leave(&mut self) -> Result<()> {
+        loop {
+            if self.group.as_ref().is_some_and(Group::is_encoded)
+                && self.may_start()
+                && let Some(group) = self.group.take()
+            {
+                let ready = group.ready(&self.queue)?;
+                self.send(ready)?;
+            }
+            if self.group.is_some() || !self.may_gather() {
+                return Ok(());
+            }
+            self.group = Some(Group::take(&self.queue));
+        }
+    }
+
+    /// Whether the next group is to be made: it is due and a PUT may start, or it cannot grow any more.
+    fn may_gather(&self) -> bool {
+        let is_full = self.queue.waiting().bytes() >= self.queue.config.max_buffer_bytes;
+        is_full || (self.may_start() && self.due().is_some_and(|due| due <= Instant::now()))
+    }
+
+    /// When what waits in the queue is to leave, perhaps in the past.
+    fn due(&self) -> Option<Instant> {
+        let waiting = self.queue.waiting();
+        let due = waiting.due(&self.queue.config)?;
+        if waiting.is_pressing(&self.queue.config) || self.queue.is_waiting_for_memory() {
+            return Some(due.min(Instant::now()));
+        }
+        if self.window.is_empty() {
+            return Some(due);
+        }
+        let under_way = waiting.urgent() + self.window.iter().map(|entry| entry.waiters.len()).sum::<usize>();
+        Some(due.max(self.spacing.ready_at(under_way)))
+    }
+
+    fn may_start(&self) -> bool {
+        self.window_is_open() && self.cap.as_ref().is_none_or(|cap| cap.ready_at() <= Instant::now())
+    }
+
+    /// When there is something to do although no answer came and nobody rang.
+    fn wakes_at(&self) -> Option<Instant> {
+        // With the window full only an answer helps.
+        if !self.window_is_open() {
+            return None;
+        }
+        let capped_until = self.cap.as_ref().map(Cap::ready_at);
+        match &self.group {
+            Some(group) if group.is_encoded() => capped_until,
+            Some(_) => None,
+            None => self.due().map(|due| capped_until.map_or(due, |until| until.max(due))),
+        }
+    }
+
     /// The distance in positions is bounded, not the count: otherwise one stuck PUT would let stragglers land
     /// arbitrarily far ahead (schedule 15). Within reach of a dead predecessor's stragglers, one at a time.
     fn window_is_open(&self) -> bool {
@@ -116,32 +178,18 @@ impl Flusher {
             return true;
         };
         // The zone of the lowest one: a straggler on its position moves it to the next, which must still be free.
-        let width = match in_serial_zone(&self.tenure, lowest.position) {
+        let width = match in_serial_zone(&self.tenure, lowest.position) && !is_on(Mutant::NoSerialZone) {
             true => 1,
             false => self.queue.config.max_in_flight as u64,
         };
+        if is_on(Mutant::WindowByCount) {
+            return (self.window.iter().filter(|entry| !entry.landed).count() as u64) < width;
+        }
         self.next.get() - lowest.position.get() < width
     }
 
-    fn may_send(&self) -> bool {
-        if !self.window_is_open() {
-            return false;
-        }
-        let waiting = self.queue.waiting();
-        let Some(first) = waiting.first() else {
-            return false;
-        };
-        waiting.bytes() > 0
-            && (waiting.closed
-                || waiting.bytes() >= self.queue.config.max_buffer_bytes
-                || waiting.is_urgent()
-                || self.queue.is_waiting_for_memory()
-                || first.queued.elapsed() >= self.queue.config.flush_interval)
-    }
-
-    /// Takes a group from the queue, encodes it and starts its PUT.
-    fn send(&mut self) -> Result<()> {
-        let (items, batches, bytes) = self.take_group()?;
+    /// Gives a group the next position and starts its PUT.
+    fn send(&mut self, Ready { items, batches, bytes }: Ready) -> Result<()> {
         let number = self.number;
         self.number += 1;
         let mut entry = Entry {
@@ -166,66 +214,18 @@ impl Flusher {
         }
         self.next = self.next.next()?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
-        self.start_put(&entry);
+        self.start_put(entry.position, entry.bytes.clone());
         self.window.push_back(entry);
         Ok(())
     }
 
-    fn start_put(&self, entry: &Entry) {
+    fn start_put(&mut self, position: Position, bytes: Bytes) {
+        if let Some(cap) = &mut self.cap {
+            cap.take();
+        }
+        self.spacing.started();
         let shard = self.tenure.shard().clone();
-        let (position, bytes) = (entry.position, entry.bytes.clone());
         self.running.push(Box::pin(async move { (position, place(&shard, position, &bytes).await) }));
-    }
-
-    /// The items of the next entry, their batches, and its bytes. After an error they are back in the queue.
-    fn take_group(&self) -> Result<(Vec<Item>, Vec<RecordBatch>, Bytes)> {
-        let limit = self.queue.config.max_buffer_bytes;
-        let mut items: Vec<Item> = Vec::new();
-        {
-            let mut waiting = self.queue.waiting();
-            let mut taken = 0;
-            while let Some(item) = waiting.first() {
-                if taken > 0 && taken + item.bytes > limit {
-                    break;
-                }
-                taken += item.bytes;
-                items.extend(waiting.take());
-            }
-        }
-        // The limit is on what is sent, which may be more than what was counted: give back from the end until it fits.
-        loop {
-            let batches: Vec<RecordBatch> = items.iter().filter_map(|item| item.batch.clone()).collect();
-            let encoded = encode_rows(&self.queue.schema, &batches, self.tenure.identity());
-            let keep = match &encoded {
-                Ok(bytes) if bytes.len() <= limit => return encoded.map(|bytes| (items, batches, bytes)),
-                Ok(_) => batches.len() / 2,
-                Err(_) => 0,
-            };
-            self.give_back(&mut items, keep);
-            if keep == 0 {
-                // Each piece was measured when it was accepted, so that one alone always fits.
-                let limit = Error::InvalidArgument("a piece of an append fits into no entry".into());
-                return Err(encoded.err().unwrap_or(limit));
-            }
-        }
-    }
-
-    /// Returns the last items of a group to the queue, until at most `keep` batches are left.
-    fn give_back(&self, items: &mut Vec<Item>, keep: usize) {
-        let mut waiting = self.queue.waiting();
-        let mut batches = items.iter().filter(|item| item.batch.is_some()).count();
-        while batches > keep
-            && let Some(item) = items.pop()
-        {
-            batches -= usize::from(item.batch.is_some());
-            waiting.give_back(item);
-        }
-        // Flushes in front of the first batch do not leave without it.
-        while keep == 0
-            && let Some(item) = items.pop()
-        {
-            waiting.give_back(item);
-        }
     }
 
     /// Takes the answer of one PUT.
@@ -238,20 +238,23 @@ impl Flusher {
         };
         if landed {
             entry.landed = true;
+            if is_on(Mutant::AcknowledgeOutOfOrder) {
+                entry.waiters.drain(..).for_each(|a| drop(a.waiter.send(Ok(position))));
+            }
             add(&self.queue.counters.entries, 1usize);
             add(&self.queue.counters.entry_bytes, entry.bytes.len());
             add(&self.queue.counters.put_micros, entry.sent.elapsed().as_micros());
+            self.spacing.took(entry.sent.elapsed());
             return self.acknowledge();
         }
         // A dead position, in the serial zone: this entry is the only one in flight, and takes the next position
         // with the same bytes.
         add(&self.queue.counters.dead_positions, 1usize);
         entry.position = self.next;
+        let moved = (entry.position, entry.bytes.clone());
         self.next = self.next.next().map_err(|error| self.failure(error))?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
-        if let Some(entry) = self.window.back() {
-            self.start_put(entry);
-        }
+        self.start_put(moved.0, moved.1);
         Ok(())
     }
 
@@ -278,7 +281,7 @@ impl Flusher {
 
     /// Barriers at the head of the queue are answered when nothing before them is in flight.
     fn answer_idle_barriers(&mut self) {
-        if !self.window.is_empty() {
+        if !self.window.is_empty() || self.group.is_some() {
             return;
         }
         let mut waiting = self.queue.waiting();
@@ -359,6 +362,13 @@ impl Drop for StopOnPanic {
             }
             self.queue.stop_waiting_for_memory();
         }
+    }
+}
+
+async fn encoded(group: Option<&mut Group>) {
+    match group.filter(|group| !group.is_encoded()) {
+        Some(group) => group.encoded().await,
+        None => std::future::pending().await,
     }
 }
 

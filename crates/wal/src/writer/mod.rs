@@ -2,13 +2,15 @@
 //! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
 //! `tenure` and `slot`.
 
+mod config;
 mod flusher;
+mod group;
 mod measure;
+mod pace;
 mod queue;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -17,71 +19,17 @@ use tokio::task::JoinHandle;
 
 use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::error::{Error, Outcome, Result};
-use crate::gc::{BackgroundGc, BaseProgress, GcConfig};
+use crate::gc::{BackgroundGc, BaseProgress};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
 use crate::stats::WalStats;
 use crate::tenure::Tenure;
 
+pub use config::WalConfig;
 use flusher::Flusher;
 pub use queue::Held;
 use queue::Queue;
-
-/// How a [`WalWriter`] groups, limits and sends appends.
-#[derive(Debug, Clone)]
-pub struct WalConfig {
-    /// Largest entry in bytes, as encoded. An append that is larger is spread over several entries; a single row
-    /// that is larger is refused. Default 10 MiB.
-    pub max_buffer_bytes: usize,
-    /// Longest time that a non-durable append waits before it is sent. Durable appends do not wait for it: they are
-    /// sent as soon as a PUT may start. Default 100 ms.
-    pub flush_interval: Duration,
-    /// Bytes (estimated, in memory) that may be accepted and not yet released; appends wait beyond it, and one that
-    /// is larger by itself is refused. Released when an entry landed, or, with a MemTable, when it was flushed.
-    /// Default 1 GiB.
-    pub max_unflushed_bytes: usize,
-    /// PUTs that may run at once, 1 to 32. Default 1: the next group gathers while one is under way.
-    pub max_in_flight: usize,
-    /// Garbage collection of the writer's own shard beside it, safe as it is; `None` for none. Default every 10
-    /// minutes. A writer that is started from a [`Tenure`] by [`start`](WalWriter::start) leaves it to its caller.
-    pub gc: Option<GcConfig>,
-}
-
-impl Default for WalConfig {
-    fn default() -> Self {
-        Self {
-            max_buffer_bytes: 10 << 20,
-            flush_interval: Duration::from_millis(100),
-            max_unflushed_bytes: 1 << 30,
-            max_in_flight: 1,
-            gc: Some(GcConfig::default()),
-        }
-    }
-}
-
-impl WalConfig {
-    /// Checks the limits of each field. A writer does it before it claims anything.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], naming the field and its limits.
-    pub fn validate(&self) -> Result<()> {
-        let invalid = |what: String| Err(Error::InvalidArgument(what));
-        if self.max_buffer_bytes < 4 << 10 || self.max_buffer_bytes > crate::MAX_ENTRY_BYTES {
-            return invalid(format!("max_buffer_bytes is {}; use 4 KiB to 256 MiB", self.max_buffer_bytes));
-        }
-        if self.max_in_flight == 0 || self.max_in_flight as u64 > crate::MAX_IN_FLIGHT {
-            return invalid(format!("max_in_flight is {}; use 1 to {}", self.max_in_flight, crate::MAX_IN_FLIGHT));
-        }
-        if self.max_unflushed_bytes == 0 || self.max_unflushed_bytes > u32::MAX as usize {
-            return invalid(format!("max_unflushed_bytes is {}; use 1 byte to 4 GiB - 1", self.max_unflushed_bytes));
-        }
-        if self.flush_interval.is_zero() {
-            return invalid("flush_interval is zero; use a positive time".into());
-        }
-        self.gc.as_ref().map_or(Ok(()), GcConfig::validate)
-    }
-}
 
 /// Receives entries once they landed, in order, before their appends are acknowledged: what a MemTable is fed by.
 pub trait Landed: Send + 'static {

@@ -64,8 +64,10 @@ pub(super) struct Waiting {
     items: VecDeque<Item>,
     /// Of all `items`.
     bytes: usize,
-    /// How many `items` want to be sent at once.
-    urgent: usize,
+    /// When those `items` were queued that somebody waits for, in order.
+    urgent: VecDeque<Instant>,
+    /// How many `items` are flushes.
+    flushes: usize,
     /// Batches that were taken from `items` and not given to the sink yet.
     in_flight: VecDeque<RecordBatch>,
     /// Batches that landed and were given to the sink.
@@ -89,14 +91,28 @@ impl Waiting {
         self.bytes
     }
 
-    /// Whether somebody waits for an item that was not taken.
-    pub(super) fn is_urgent(&self) -> bool {
-        self.urgent > 0
+    /// Whether what waits is enough to be sent, and is to be sent whatever else may come. A flush alone sends nothing: it
+    /// waits for answers.
+    pub(super) fn is_pressing(&self, config: &WalConfig) -> bool {
+        self.bytes > 0 && (self.closed || self.flushes > 0 || self.bytes >= config.max_buffer_bytes)
+    }
+
+    /// When the next group has waited long enough, perhaps in the past; `None` if there is nothing to send.
+    pub(super) fn due(&self, config: &WalConfig) -> Option<Instant> {
+        let first = self.items.front().filter(|_| self.bytes > 0)?;
+        let interval = first.queued + config.flush_interval;
+        Some(self.urgent.front().map_or(interval, |queued| interval.min(*queued + config.linger)))
+    }
+
+    /// How many items somebody waits for.
+    pub(super) fn urgent(&self) -> usize {
+        self.urgent.len()
     }
 
     fn push(&mut self, item: Item) {
         self.bytes += item.bytes;
-        self.urgent += usize::from(item.urgent);
+        self.urgent.extend(item.urgent.then_some(item.queued));
+        self.flushes += usize::from(item.batch.is_none());
         self.items.push_back(item);
     }
 
@@ -104,7 +120,10 @@ impl Waiting {
     pub(super) fn take(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
         self.bytes -= item.bytes;
-        self.urgent -= usize::from(item.urgent);
+        if item.urgent {
+            self.urgent.pop_front();
+        }
+        self.flushes -= usize::from(item.batch.is_none());
         self.in_flight.extend(item.batch.clone());
         Some(item)
     }
@@ -112,9 +131,12 @@ impl Waiting {
     /// Undoes the latest [`take`](Self::take).
     pub(super) fn give_back(&mut self, item: Item) {
         self.bytes += item.bytes;
-        self.urgent += usize::from(item.urgent);
-        if item.batch.is_some() {
-            self.in_flight.pop_back();
+        if item.urgent {
+            self.urgent.push_front(item.queued);
+        }
+        match item.batch {
+            Some(_) => drop(self.in_flight.pop_back()),
+            None => self.flushes += 1,
         }
         self.items.push_front(item);
     }
@@ -130,7 +152,8 @@ impl Waiting {
         self.closed = true;
         self.in_flight.clear();
         self.bytes = 0;
-        self.urgent = 0;
+        self.urgent.clear();
+        self.flushes = 0;
         std::mem::take(&mut self.items)
     }
 }

@@ -341,12 +341,13 @@ async fn the_probe_refuses_a_store_that_ignores_conditions() {
 async fn the_probe_survives_lost_answers() {
     let faults = fencepost_sim::FaultStore::new(Arc::new(InMemory::new()));
     for fault in [Fault::LostAckAsExists, Fault::Conflict409, Fault::LostAck, Fault::Fail] {
-        for path in ["single_", "race_"] {
+        for path in ["/single/", "/race/"] {
             faults.clear_rules();
-            faults.on(Op::Create).path_contains(path).nth(3).then(fault);
+            let rule = faults.on(Op::Create).path_contains(path).nth(3).then(fault);
             if let Err(error) = probe(&memory_store(faults.store())).await {
                 assert!(matches!(error, Error::Store { .. }), "an honest store was called unfit: {error}");
             }
+            assert_eq!(rule.fired(), 1);
         }
     }
 }

@@ -57,10 +57,12 @@ async fn the_sentinel_skips_forward_over_entries_that_land_meanwhile() {
     }
     gate.release();
     let (mut new, replay) = opening.await.unwrap();
-    assert_eq!(new.tenure().sentinel(), Position::new(6));
+    // One was beaten, so the next try puts two side by side.
+    assert_eq!(new.tenure().sentinel(), Position::new(7));
     assert_eq!(replayed(replay).await, [1, 2, 3, 4]);
     assert!(append(&mut old, [5]).await.is_err());
-    assert_eq!(append(&mut new, [6]).await.unwrap(), Position::new(7));
+    assert_eq!(append(&mut new, [6]).await.unwrap(), Position::new(8));
+    assert_eq!(bucket.fences().await, [(1, 1), (6, 2), (7, 2)]);
     assert_eq!(bucket.rows().await, [1, 2, 3, 4, 6]);
 }
 
@@ -371,7 +373,7 @@ async fn a_small_replay_budget_reads_the_rest_again_and_returns_the_same() {
     }
     for replay_budget_bytes in [0, 1, 3_000, 20_000, usize::MAX] {
         for prefetch in [0, 1, 64] {
-            let options = OpenOptions { replay_budget_bytes, prefetch };
+            let options = OpenOptions { replay_budget_bytes, prefetch, ..OpenOptions::default() };
             let opened = fencepost_wal::open(&bucket.shard(), &options).await.unwrap();
             assert_eq!(opened.replay.rows(), expected.len() as u64);
             assert_eq!(replayed(opened.replay).await, expected, "budget {replay_budget_bytes}");
@@ -411,12 +413,21 @@ async fn a_busy_predecessor_does_not_outrun_a_claim() {
     let (new, _) = opening.await.expect("the claim never got its sentinel in").unwrap();
     let (acknowledged, error) = busy.await.unwrap();
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
-    assert_eq!(acknowledged.last().unwrap().next().unwrap(), new.tenure().sentinel());
+    let log = bucket.log().await;
+    let first = log.iter().find(|e| e.1 == new.epoch().get() && e.2 == EntryKind::Sentinel).unwrap();
+    assert_eq!(acknowledged.last().unwrap().next().unwrap().get(), first.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
-    // The old writer sends its next PUT the moment the last one is answered, and is nearer to the store.
+    // The old writer has 32 PUTs under way at every moment, and each takes less time than one of the claimant's: all
+    // that a claimant may reach for is taken before its PUT arrives. If it is far away, it is not even done reading.
+    for (distance, tries) in [(150, 64), (300, 0)] {
+        outrun(distance, tries).await;
+    }
+}
+
+async fn outrun(distance: u64, tries: usize) {
     let bucket = bucket().await;
     let slow = |process: &crate::support::Process, millis| {
         for op in [Op::Create, Op::Get, Op::List] {
@@ -424,20 +435,28 @@ async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
         }
     };
     let process = bucket.process();
-    slow(&process, 10);
-    let old = std::sync::Arc::new(process.writer(WalConfig::default()).await);
-    let writing = std::sync::Arc::clone(&old);
-    let busy = tokio::spawn(async move {
-        loop {
-            writing.append(batch([1])).await.unwrap();
-        }
-    });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    slow(&process, 100);
+    let config = WalConfig { max_in_flight: 32, ..WalConfig::default() };
+    let old = std::sync::Arc::new(process.writer(config).await);
+    for id in 0..33 {
+        old.append(batch([id])).await.unwrap();
+    }
+    let busy: Vec<_> = (0..32)
+        .map(|n| {
+            let writing = std::sync::Arc::clone(&old);
+            tokio::spawn(async move {
+                // Each has a PUT of its own.
+                tokio::time::sleep(Duration::from_millis(3 * n)).await;
+                while writing.append(batch([1])).await.is_ok() {}
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let process = bucket.process();
-    slow(&process, 15);
+    slow(&process, distance);
     let error = process.open().await.unwrap_err();
-    assert!(matches!(error, Error::Outrun { .. }), "{error}");
-    busy.abort();
+    assert!(matches!(error, Error::Outrun { attempts, .. } if attempts == tries), "{error}");
+    busy.iter().for_each(|client| client.abort());
     // The claim is in the manifest all the same: what the old writer commits next stops it.
     let error = old.truncate(old.stats().acknowledged).await.unwrap_err();
     assert!(matches!(error, Error::Fenced { .. }), "{error}");

@@ -3,6 +3,7 @@
 //! without a primary key has none.
 
 mod bloom;
+mod check;
 mod key_columns;
 mod pk_index;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use futures::future::try_join;
 
 pub(crate) use self::bloom::{BloomFilter, key_hashes};
+pub(crate) use self::check::{SidecarCheck, SidecarFault};
 use self::key_columns::plain_keys;
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;

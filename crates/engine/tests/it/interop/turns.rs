@@ -12,7 +12,7 @@ use crate::support::{config, keys, rows, small};
 
 /// Who writes.
 enum Owner {
-    Fencepost(ShardWriter),
+    Fencepost(Box<ShardWriter>),
     Lance(LanceWriter),
 }
 
@@ -77,7 +77,7 @@ struct Table {
 impl Table {
     async fn new(keyed: bool) -> Self {
         let place = Place::new(keyed).await;
-        let owner = Owner::Fencepost(place.ours(config()).await);
+        let owner = Owner::Fencepost(Box::new(place.ours(config()).await));
         Self { place, model: Model::new(keyed), owner }
     }
 
@@ -102,7 +102,7 @@ impl Table {
 
     /// Hands over to the next owner and returns the one before.
     async fn hand_to_fencepost(&mut self, config: WriterConfig) -> Owner {
-        let next = Owner::Fencepost(self.place.ours(config).await);
+        let next = Owner::Fencepost(Box::new(self.place.ours(config).await));
         std::mem::replace(&mut self.owner, next)
     }
 
@@ -224,7 +224,7 @@ async fn reopened(table: Table, by_lance: bool) -> Table {
     owner.close().await;
     let owner = match by_lance {
         true => Owner::Lance(place.theirs().await),
-        false => Owner::Fencepost(place.ours(config()).await),
+        false => Owner::Fencepost(Box::new(place.ours(config()).await)),
     };
     Table { place, model, owner }
 }

@@ -1,0 +1,164 @@
+//! What a seed makes of a run: the shape of the workload, the habits of the store, and where processes like to stall.
+//!
+//! Each run draws its own probabilities, most of them zero or high ("swarm testing"): deep schedules need a few rare
+//! things often, which an even mixture of everything never gives.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+
+/// What an SSTable is to the shard of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Rows go to SSTables, which raise R.
+    MemTable,
+    /// Only the user's truncations raise R.
+    WalOnly,
+}
+
+/// Requests that stalls and deaths are drawn for apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Point {
+    CreateEntry,
+    CreateManifest,
+    ListManifests,
+    GetManifest,
+    GetEntry,
+    ListEntries,
+    Delete,
+    SsTable,
+    Other,
+}
+
+pub(crate) const POINTS: usize = 9;
+
+/// Probabilities of what happens to one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    pub(crate) lost_ack: f64,
+    pub(crate) lost_ack_as_exists: f64,
+    pub(crate) conflict_409: f64,
+    /// A timeout now; it lands later.
+    pub(crate) late: f64,
+    /// It lands and is answered, and a copy that the client library sent as well lands later.
+    pub(crate) echo: f64,
+    pub(crate) unavailable: f64,
+    pub(crate) slow: f64,
+    /// Begins a time in which everything of the process is refused.
+    pub(crate) throttle: f64,
+    /// The process dies before or after the request.
+    pub(crate) death: f64,
+}
+
+/// How long stalls and late landings take: weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lengths {
+    pub(crate) short: u64,
+    pub(crate) minutes: u64,
+    pub(crate) days: u64,
+    /// Until others have claimed, published, collected or pruned.
+    pub(crate) until_event: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stalls {
+    pub(crate) at_poll: f64,
+    pub(crate) before: [f64; POINTS],
+    pub(crate) after: [f64; POINTS],
+}
+
+/// Everything that a seed decides in advance.
+#[derive(Debug, Clone)]
+pub(crate) struct Habits {
+    pub(crate) kind: Kind,
+    pub(crate) writers: u64,
+    pub(crate) collectors: u64,
+    pub(crate) followers: u64,
+    /// Processes that make checkpoints.
+    pub(crate) keepers: u64,
+    /// Of a collector to merge a generation into the base first.
+    pub(crate) merge: f64,
+    /// Sentinels that a claim begins with.
+    pub(crate) fence_width: usize,
+    /// Rounds of appends, flushes, … of all writers together.
+    pub(crate) rounds: u64,
+    pub(crate) faults: Faults,
+    pub(crate) stalls: Stalls,
+    pub(crate) lengths: Lengths,
+    pub(crate) max_in_flight: usize,
+    /// Of a pause between two rounds to last hours or days.
+    pub(crate) long_pause: f64,
+    /// Of a life to end after a round: closed, dropped.
+    pub(crate) leave: f64,
+    pub(crate) flush: f64,
+    pub(crate) partial: f64,
+    pub(crate) min_age: Duration,
+    /// Most appends of one round.
+    pub(crate) burst: u64,
+    /// Of a writer to be the plain appender.
+    pub(crate) plain: f64,
+}
+
+impl Habits {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        // Mostly a few faults, each of them often.
+        let scale = *rng.pick(&[0.0, 0.3, 1.0, 1.0]).unwrap_or(&1.0);
+        let mut fault = |most: f64| if rng.chance(0.45) { scale * most * rng.unit() } else { 0.0 };
+        let faults = Faults {
+            lost_ack: fault(0.2),
+            lost_ack_as_exists: fault(0.2),
+            conflict_409: fault(0.2),
+            late: fault(0.25),
+            echo: fault(0.25),
+            unavailable: fault(0.15),
+            slow: fault(0.1),
+            throttle: fault(0.01),
+            death: fault(0.03),
+        };
+        let mut stalls = Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] };
+        if rng.chance(0.5) {
+            stalls.at_poll = 0.01 * rng.unit();
+        }
+        let base = if rng.chance(0.5) { 0.01 * rng.unit() } else { 0.0 };
+        for point in 0..POINTS {
+            for side in [&mut stalls.before, &mut stalls.after] {
+                let hot = rng.chance(0.12);
+                if let Some(p) = side.get_mut(point) {
+                    *p = if hot { 0.02 + 0.25 * rng.unit() } else { base };
+                }
+            }
+        }
+        let lengths =
+            Lengths { short: rng.below(4), minutes: rng.below(3), days: rng.below(4), until_event: 1 + rng.below(6) };
+        // Long bursts leave the serial zone, many short rounds meet more takeovers.
+        let (rounds, burst) = *rng.pick(&[(60, 1), (40, 4), (25, 12), (12, 50)]).unwrap_or(&(40, 4));
+        Self {
+            kind: if rng.chance(0.75) { Kind::MemTable } else { Kind::WalOnly },
+            writers: 1 + rng.below(4),
+            collectors: u64::from(rng.chance(0.85)) + u64::from(rng.chance(0.25)),
+            followers: rng.below(3),
+            keepers: u64::from(rng.chance(0.4)),
+            merge: *rng.pick(&[0.0, 0.2, 0.8]).unwrap_or(&0.2),
+            fence_width: *rng.pick(&[1, 1, 1, 2, 8]).unwrap_or(&1),
+            rounds,
+            faults,
+            stalls,
+            lengths,
+            max_in_flight: *rng.pick(&[1, 2, 4, 32]).unwrap_or(&4),
+            long_pause: *rng.pick(&[0.0, 0.02, 0.1, 0.25]).unwrap_or(&0.0),
+            leave: *rng.pick(&[0.0, 0.05, 0.2, 0.5]).unwrap_or(&0.0),
+            flush: *rng.pick(&[0.1, 0.3, 0.7]).unwrap_or(&0.3),
+            partial: *rng.pick(&[0.0, 0.3, 0.8]).unwrap_or(&0.3),
+            min_age: Duration::from_secs(*rng.pick(&[0, 0, 0, 3600]).unwrap_or(&0)),
+            burst,
+            plain: *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2),
+        }
+    }
+}
+
+/// A time between `least` and `most` milliseconds, each order of magnitude as likely as the next.
+pub(crate) fn spread(rng: &mut Rng, least: u64, most: u64) -> Duration {
+    let (least, most) = (least.max(1) as f64, most.max(1) as f64);
+    let millis = least * (most / least).powf(rng.unit());
+    Duration::from_millis(millis as u64)
+}

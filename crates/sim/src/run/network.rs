@@ -1,0 +1,301 @@
+//! The way between a process and the store: latencies, lost answers, late landings, refusals. What was sent goes on
+//! without its sender.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fencepost_wal::{RetryPolicy, Shard, ShardId, Store};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use tokio::sync::oneshot;
+use url::Url;
+use uuid::Uuid;
+
+use super::habits::{Faults, spread};
+use super::oracle::Invariant;
+use super::process::{Process, Virtual, draw_patience};
+use super::world::{Answer, ObjectKind, Request, World};
+
+/// The shard of every run.
+pub(crate) fn shard_id() -> ShardId {
+    ShardId::from_uuid(Uuid::from_u128(0x5EED))
+}
+
+/// A process's view of the shard.
+pub(crate) fn shard_of(process: &Arc<Process>) -> Result<Shard, url::ParseError> {
+    let retry = process.roll(|dice| RetryPolicy {
+        max_attempts: *dice.pick(&[2, 4, 8, 12]).unwrap_or(&8),
+        attempt_timeout: draw_patience(dice),
+        ..RetryPolicy::default()
+    });
+    let network: Arc<dyn ObjectStore> = Arc::new(Network { process: Arc::clone(process) });
+    let store = Store::from_parts(Url::parse("memory://simulation/t")?, network, Path::from("t"))
+        .with_retry(retry)
+        .with_surroundings(Arc::new(Virtual(Arc::clone(process))));
+    Ok(Shard::new(store, shard_id()))
+}
+
+/// What the dice make of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Fine,
+    LostAck,
+    LostAckAsExists,
+    Conflict409,
+    Late,
+    Echo,
+    Unavailable,
+    Slow,
+    Throttle,
+}
+
+impl Fate {
+    fn draw(process: &Process, request: &Request) -> Self {
+        if process.is_throttled() {
+            return Self::Unavailable;
+        }
+        let f: Faults = process.world.habits.faults;
+        if process.world.is_calm() {
+            return Self::Fine;
+        }
+        let creates = matches!(request, Request::Create(_));
+        let writes = creates || matches!(request, Request::Delete);
+        let table = [
+            (Self::LostAck, f.lost_ack, true),
+            (Self::LostAckAsExists, f.lost_ack_as_exists, creates),
+            (Self::Conflict409, f.conflict_409, creates),
+            (Self::Late, f.late, writes),
+            (Self::Echo, f.echo, creates),
+            (Self::Unavailable, f.unavailable, true),
+            (Self::Slow, f.slow, true),
+            (Self::Throttle, f.throttle, true),
+        ];
+        let mut draw = process.roll(crate::Rng::unit);
+        for (fate, probability, fits) in table {
+            if draw < probability {
+                return if fits { fate } else { Self::Fine };
+            }
+            draw -= probability;
+        }
+        Self::Fine
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Network {
+    process: Arc<Process>,
+}
+
+impl Network {
+    async fn send(&self, path: &Path, request: Request) -> Result<Answer> {
+        let process = &self.process;
+        process.pass().await;
+        let kind = ObjectKind::of(path);
+        let point = request.point(&kind) as usize;
+        let habits = &process.world.habits;
+        let chance = |p: &[f64]| process.chance(p.get(point).copied().unwrap_or_default());
+        if chance(&habits.stalls.before) {
+            process.stall(format_args!("before {request} {kind}"));
+            process.pass().await;
+        }
+        if process.chance(habits.faults.death / 2.0) {
+            process.die(&format!("before {request} {kind}"));
+            process.pass().await;
+        }
+        let fate = Fate::draw(process, &request);
+        if fate != Fate::Fine {
+            process.note(format_args!("{request} {kind}: {fate:?}"));
+        }
+        let latency = process.roll(|dice| match fate {
+            Fate::Slow => spread(dice, 1000, 60_000),
+            _ => spread(dice, 1, 60),
+        });
+        let answer = match fate {
+            Fate::Unavailable | Fate::Throttle => {
+                if fate == Fate::Throttle {
+                    process.throttle();
+                }
+                tokio::time::sleep(latency).await;
+                Err(broken("503 Slow Down"))
+            }
+            Fate::Conflict409 => {
+                tokio::time::sleep(latency).await;
+                Err(Error::AlreadyExists { path: path.to_string(), source: "409 Conflict".into() })
+            }
+            Fate::Late => {
+                self.land_late(path, request.clone());
+                tokio::time::sleep(latency).await;
+                Err(broken("timeout"))
+            }
+            Fate::Fine | Fate::Slow | Fate::LostAck | Fate::LostAckAsExists | Fate::Echo => {
+                let answer = self.wire(path, request.clone(), latency);
+                if process.chance(habits.faults.death / 2.0) {
+                    process.die(&format!("with {request} {kind} on the wire"));
+                    process.pass().await;
+                }
+                let answer = answer.await.unwrap_or_else(|_| {
+                    process.world.fail(
+                        &process.name,
+                        Invariant::Panic,
+                        format!("the oracle panicked at {request} {kind}"),
+                    );
+                    Err(broken("the run ended"))
+                });
+                match (fate, answer) {
+                    (Fate::LostAck, _) => Err(broken("timeout")),
+                    (Fate::LostAckAsExists, Ok(_)) => {
+                        Err(Error::AlreadyExists { path: path.to_string(), source: "412 Precondition Failed".into() })
+                    }
+                    (Fate::Echo, answer) => {
+                        self.land_late(path, request.clone());
+                        answer
+                    }
+                    (_, answer) => answer,
+                }
+            }
+        };
+        if chance(&habits.stalls.after) {
+            process.stall(format_args!("after {request} {kind}"));
+        }
+        process.pass().await;
+        answer
+    }
+
+    /// The request on its way; it arrives also if nobody waits for its answer any more.
+    fn wire(&self, path: &Path, request: Request, latency: Duration) -> oneshot::Receiver<Result<Answer>> {
+        let (sender, answer) = oneshot::channel();
+        let (world, name, path) = (Arc::clone(&self.process.world), self.process.name.clone(), path.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            // Nobody waits any more: the process that sent it is gone.
+            let _ = sender.send(world.arrive(&name, &path, &request));
+        });
+        answer
+    }
+
+    /// The same request, landing at some later moment, under its own condition.
+    fn land_late(&self, path: &Path, request: Request) {
+        let moment = self.process.draw_moment();
+        let (process, path) = (Arc::clone(&self.process), path.clone());
+        tokio::spawn(async move {
+            process.world.wait_for(&moment).await;
+            let world: &World = &process.world;
+            process.note(format_args!("late:"));
+            if world.arrive(&process.name, &path, &request).is_ok() {
+                world.count("late landings");
+                if process.is_dead() {
+                    world.count("late landings of dead processes");
+                }
+            }
+        });
+    }
+}
+
+fn broken(what: &'static str) -> Error {
+    Error::Generic { store: "simulation", source: what.into() }
+}
+
+fn unexpected() -> Error {
+    broken("the simulated store got a request that it does not know")
+}
+
+fn put_result() -> PutResult {
+    PutResult { e_tag: None, version: None, extensions: Default::default() }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Network({})", self.process.name)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Network {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let bytes = Bytes::from(payload);
+        let request = match opts.mode {
+            PutMode::Create => Request::Create(bytes),
+            PutMode::Overwrite => Request::Overwrite(bytes),
+            PutMode::Update(_) => return Err(unexpected()),
+        };
+        self.send(location, request).await.map(|_| put_result())
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(unexpected())
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let Answer::Object(meta, bytes) = self.send(location, Request::Get).await? else {
+            return Err(unexpected());
+        };
+        let range = match &options.range {
+            Some(range) => range.as_range(meta.size).map_err(|_| unexpected())?,
+            None => 0..meta.size,
+        };
+        let bytes = match options.head {
+            true => Bytes::new(),
+            false => bytes.slice(range.start as usize..range.end as usize),
+        };
+        let payload = GetResultPayload::Stream(stream::once(std::future::ready(Ok(bytes))).boxed());
+        Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        locations
+            .then(move |location| {
+                let this = this.clone();
+                async move {
+                    let location = location?;
+                    this.send(&location, Request::Delete).await.map(|_| location)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (this, prefix) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let listed = async move {
+            match this.send(&prefix, Request::List).await {
+                Ok(Answer::Listing(found)) => found.into_iter().map(Ok).collect(),
+                Ok(_) => vec![Err(unexpected())],
+                Err(error) => vec![Err(error)],
+            }
+        };
+        stream::once(listed).flat_map(stream::iter).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let prefix = prefix.cloned().unwrap_or_default();
+        let Answer::Listing(found) = self.send(&prefix, Request::List).await? else {
+            return Err(unexpected());
+        };
+        let mut result = ListResult { common_prefixes: vec![], objects: vec![], extensions: Default::default() };
+        for meta in found {
+            let mut parts = meta.location.prefix_match(&prefix).into_iter().flatten();
+            match (parts.next(), parts.next()) {
+                (Some(folder), Some(_)) => {
+                    let folder = prefix.clone().join(folder);
+                    if result.common_prefixes.last() != Some(&folder) {
+                        result.common_prefixes.push(folder);
+                    }
+                }
+                _ => result.objects.push(meta.clone()),
+            }
+        }
+        Ok(result)
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(unexpected())
+    }
+}

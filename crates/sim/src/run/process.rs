@@ -1,0 +1,258 @@
+//! A process of a run: it may stall at any instruction for any time, die, and have requests on the wire that land
+//! without it. It owns the dice of everything that happens to it; the objects are the world's.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use fencepost_wal::Surroundings;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::habits::spread;
+use super::world::{Event, Moment, World};
+use crate::lock;
+use crate::rng::Rng;
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// One process, from its start to its death or the end of the run.
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) world: Arc<World>,
+    state: Mutex<State>,
+    changed: Notify,
+    /// Of the process itself: its stalls, its requests' fates, its ids.
+    dice: Mutex<Rng>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stalled: Option<Moment>,
+    dead: bool,
+    throttled_until: Option<Instant>,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({})", self.name)
+    }
+}
+
+impl Process {
+    pub(crate) fn new(world: &Arc<World>, name: String, dice: Rng) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            world: Arc::clone(world),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            dice: Mutex::new(dice),
+        })
+    }
+
+    pub(crate) fn roll<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
+        roll(&mut lock(&self.dice))
+    }
+
+    pub(crate) fn chance(&self, p: f64) -> bool {
+        p > 0.0 && self.roll(|dice| dice.chance(p)) && !self.world.is_calm()
+    }
+
+    pub(crate) fn note(&self, what: fmt::Arguments<'_>) {
+        self.world.note(&self.name, what);
+    }
+
+    /// Ends it: nothing of it moves any more, only what is on the wire.
+    pub(crate) fn die(&self, how: &str) {
+        self.note(format_args!("dies {how}"));
+        self.world.count("deaths");
+        lock(&self.state).dead = true;
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        lock(&self.state).dead
+    }
+
+    async fn died(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_dead() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Stops the whole process for a while, whoever of its tasks it is that stalls.
+    pub(crate) fn stall(&self, why: fmt::Arguments<'_>) {
+        if self.is_stalled() {
+            return;
+        }
+        let moment = self.draw_moment();
+        self.note(format_args!("stalls {why}{}", until(&moment)));
+        self.world.count("stalls");
+        lock(&self.state).stalled = Some(moment);
+    }
+
+    fn is_stalled(&self) -> bool {
+        let state = lock(&self.state);
+        state.dead || state.stalled.is_some()
+    }
+
+    /// Waits while the process is stalled; for ever once it is dead.
+    pub(crate) async fn pass(&self) {
+        loop {
+            let (dead, stalled) = {
+                let state = lock(&self.state);
+                (state.dead, state.stalled)
+            };
+            if dead {
+                return std::future::pending().await;
+            }
+            let Some(moment) = stalled else {
+                return;
+            };
+            let collected = self.world.events(Event::Collected);
+            let pruned = self.world.events(Event::Pruned);
+            self.world.wait_for(&moment).await;
+            if lock(&self.state).stalled.take().is_some() {
+                self.note(format_args!("wakes up"));
+                if self.world.events(Event::Collected) > collected {
+                    self.world.count("stalls across a collection of the log");
+                }
+                if self.world.events(Event::Pruned) > pruned {
+                    self.world.count("stalls across a pruning of manifests");
+                }
+            }
+        }
+    }
+
+    /// A moment in the future: of a stall's end, of a late landing.
+    pub(crate) fn draw_moment(&self) -> Moment {
+        let lengths = self.world.habits.lengths;
+        let (kind, at, event, more) = self.roll(|dice| {
+            let all = lengths.short + lengths.minutes + lengths.days + lengths.until_event;
+            let kind = dice.below(all);
+            let at = match kind {
+                n if n < lengths.short => spread(dice, 1, 20 * SECOND),
+                n if n < lengths.short + lengths.minutes => spread(dice, MINUTE, 3 * HOUR),
+                n if n < lengths.short + lengths.minutes + lengths.days => spread(dice, 3 * HOUR, 5 * DAY),
+                _ => spread(dice, DAY, 20 * DAY),
+            };
+            let events = [Event::Claimed, Event::Published, Event::Collected, Event::Collected, Event::Pruned];
+            let event = dice.pick(&events).copied().unwrap_or(Event::Collected);
+            (kind, at, event, 1 + dice.below(3))
+        });
+        let by_event = kind >= lengths.short + lengths.minutes + lengths.days;
+        Moment { at: Instant::now() + at, event: by_event.then(|| (event, self.world.events(event) + more)) }
+    }
+
+    /// A pause between two things that the process does by itself.
+    pub(crate) async fn pause(&self) {
+        let long = self.world.habits.long_pause;
+        let pause = self.roll(|dice| match dice.chance(long) {
+            true => spread(dice, MINUTE, 2 * DAY),
+            false => spread(dice, 1, 2 * SECOND),
+        });
+        if !self.world.is_calm() {
+            self.world.wait_for(&Moment { at: Instant::now() + pause, event: None }).await;
+        }
+    }
+
+    pub(crate) fn is_throttled(&self) -> bool {
+        lock(&self.state).throttled_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    pub(crate) fn throttle(&self) {
+        let time = self.roll(|dice| spread(dice, SECOND, 2 * MINUTE));
+        lock(&self.state).throttled_until = Some(Instant::now() + time);
+    }
+}
+
+fn until(moment: &Moment) -> String {
+    let seconds = moment.at.saturating_duration_since(Instant::now()).as_secs_f64();
+    match moment.event {
+        Some((event, count)) => format!(" until {event:?} is {count} or {seconds:.3}s have passed"),
+        None => format!(" for {seconds:.3}s"),
+    }
+}
+
+/// Runs a life of a process: `None` if it died. Every point where the life waits may become a stall.
+pub(crate) async fn live<T>(process: &Arc<Process>, life: impl Future<Output = T> + Send) -> Option<T> {
+    let stalling = Stalling { process, life: Box::pin(life), pass: None };
+    tokio::select! {
+        biased;
+        () = process.died() => None,
+        answer = stalling => Some(answer),
+    }
+}
+
+struct Stalling<'a, F> {
+    process: &'a Arc<Process>,
+    life: Pin<Box<F>>,
+    pass: Option<BoxFuture<'a, ()>>,
+}
+
+impl<F: Future> Future for Stalling<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Some(pass) = &mut self.pass {
+                if pass.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.pass = None;
+                // It has just waited: it moves on before it may stall again.
+                return self.life.as_mut().poll(cx);
+            }
+            let process = self.process;
+            if !process.is_stalled() && process.chance(process.world.habits.stalls.at_poll) {
+                process.stall(format_args!("between two instructions"));
+            }
+            if !process.is_stalled() {
+                return self.life.as_mut().poll(cx);
+            }
+            self.pass = Some(process.pass().boxed());
+        }
+    }
+}
+
+/// The clock and the ids of a process.
+#[derive(Debug)]
+pub(crate) struct Virtual(pub(crate) Arc<Process>);
+
+impl Surroundings for Virtual {
+    fn now(&self) -> SystemTime {
+        self.0.world.wall_clock()
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        fresh_id(&self.0)
+    }
+}
+
+pub(crate) fn fresh_id(process: &Process) -> Uuid {
+    let (high, low) = process.roll(|dice| (dice.next_u64(), dice.next_u64()));
+    uuid::Builder::from_u128(u128::from(high) << 64 | u128::from(low)).with_version(uuid::Version::Random).into_uuid()
+}
+
+/// How long one attempt of a request may take in this process: most wait as long as a stall lasts, because a process
+/// that really stops does not count the time either.
+pub(crate) fn draw_patience(dice: &mut Rng) -> Duration {
+    *dice
+        .pick(&[Duration::from_secs(5), Duration::from_secs(30), YEARS, YEARS, YEARS])
+        .unwrap_or(&Duration::from_secs(30))
+}
+
+const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

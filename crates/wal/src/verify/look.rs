@@ -1,0 +1,306 @@
+//! One look at everything that a shard has on storage. It reads and decodes; what is wrong is judged elsewhere.
+//!
+//! The order matters, because writers and collectors go on meanwhile: first the log, then the folders, then the
+//! manifests. So whatever the newest manifest says of the log had happened before; what it needs and the listing of the
+//! log did not show is asked for once more at the end.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::VerifyOptions;
+use crate::checkpoint::{self, ShardCheckpoint};
+use crate::entry::{MAX_ENTRY_BYTES, WalEntry, decode};
+use crate::error::{Error, Result};
+use crate::gc;
+use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+use crate::manifest::{ManifestStore, ShardManifest};
+use crate::names;
+use crate::shard::Shard;
+
+/// How many positions are asked for once more.
+const MAX_SECOND_LOOKS: usize = 1_000;
+const KIB: usize = 1024;
+
+/// What an object turned out to be, or why it is not readable.
+pub(super) type Content<T> = Result<T, String>;
+
+/// A manifest version on storage.
+#[derive(Debug)]
+pub(super) struct FoundManifest {
+    pub(super) object: ObjectMeta,
+    pub(super) content: Content<ShardManifest>,
+}
+
+/// What is judged of an entry: all but its rows.
+#[derive(Debug, Clone)]
+pub(super) struct FoundEntry {
+    pub(super) epoch: Epoch,
+    pub(super) writer_id: Option<Uuid>,
+    pub(super) generation: Option<Generation>,
+    pub(super) is_sentinel: bool,
+    pub(super) rows: u64,
+    /// The columns and their types.
+    pub(super) columns: String,
+    /// Why its rows are not what the log is for.
+    pub(super) misfit: Option<String>,
+}
+
+/// Everything that a shard has.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    pub(super) manifests: BTreeMap<u64, FoundManifest>,
+    pub(super) entries: BTreeMap<u64, Content<FoundEntry>>,
+    pub(super) checkpoints: BTreeMap<Uuid, Content<ShardCheckpoint>>,
+    /// Objects in `wal/`, `manifest/` and `checkpoints/` that are none.
+    pub(super) foreign: Vec<Path>,
+    /// Half-made files, by their place in the shard's folder.
+    pub(super) half_made: Vec<String>,
+    /// The folders of the shard.
+    pub(super) folders: Vec<String>,
+    /// Objects directly in the shard's folder.
+    pub(super) loose: Vec<Path>,
+    /// The bytes of the hint for other readers.
+    pub(super) hint: Option<bytes::Bytes>,
+    pub(super) bytes: u64,
+}
+
+impl Look {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store does not answer.
+    pub(super) async fn take(shard: &Shard, options: &VerifyOptions<'_>) -> Result<Self> {
+        let mut look = Self::default();
+        look.read_log(shard, options).await?;
+        let (folders, loose) = shard.store().list_level(shard.root()).await?;
+        (look.folders, look.loose) = (folders, loose.into_iter().map(|object| object.location).collect());
+        look.half_made = gc::find_leftovers(shard).await?.into_iter().map(|found| found.name.path).collect();
+        look.read_checkpoints(shard, options).await?;
+        look.read_manifests(shard, options).await?;
+        look.look_again(shard, options).await?;
+        Ok(look)
+    }
+
+    /// The newest manifest, if it is readable.
+    pub(super) fn newest(&self) -> Option<&ShardManifest> {
+        self.manifests.last_key_value()?.1.content.as_ref().ok()
+    }
+
+    async fn read_log(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+        let listed = shard.store().list(&shard.wal_folder()).await?;
+        let place = |n| shard.entry_path(Position::new(n));
+        let found = self.numbered(listed, names::ENTRY_SUFFIX, place);
+        options.say(found.len() as u64, 0);
+        let memory = Semaphore::new(options.budget_kib());
+        let reads = stream::iter(found).map(|(n, object)| {
+            let memory = &memory;
+            async move {
+                let _held = memory.acquire_many(options.share_of_budget(object.size)).await;
+                let read = read_entry(shard, Position::new(n), options).await?;
+                options.say(0, 1);
+                Ok::<_, Error>((n, object.size, read))
+            }
+        });
+        let mut reads = reads.buffer_unordered(options.reads_at_once.max(1));
+        while let Some((n, size, entry)) = reads.try_next().await? {
+            // Absent: collected since the LIST.
+            if let Some(entry) = entry {
+                self.bytes += size;
+                self.entries.insert(n, entry);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_manifests(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+        let listed = shard.store().list(&shard.manifest_folder()).await?;
+        let (hint, listed): (Vec<_>, Vec<_>) = listed.into_iter().partition(|o| o.location == shard.hint_path());
+        if !hint.is_empty() {
+            self.hint = shard.store().get(&shard.hint_path()).await?;
+        }
+        let place = |n| shard.manifest_path(ManifestVersion::new(n));
+        let found = self.numbered(listed, names::MANIFEST_SUFFIX, place);
+        options.say(found.len() as u64, 0);
+        let reads = stream::iter(found).map(|(n, object)| async move {
+            let read = ManifestStore::new(shard.clone()).read(ManifestVersion::new(n)).await;
+            options.say(0, 1);
+            match read {
+                Ok(manifest) => Ok(manifest.map(|manifest| (n, object, Ok(manifest)))),
+                Err(Error::Corrupt { reason, .. }) => Ok(Some((n, object, Err(reason)))),
+                Err(error) => Err(error),
+            }
+        });
+        let mut reads = reads.buffer_unordered(options.reads_at_once.max(1));
+        while let Some(found) = reads.try_next().await? {
+            // Absent: pruned since the LIST.
+            if let Some((n, object, content)) = found {
+                self.bytes += object.size;
+                self.manifests.insert(n, FoundManifest { object, content });
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_checkpoints(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+        let listed = shard.store().list(&shard.checkpoint_folder()).await?;
+        options.say(listed.len() as u64, 0);
+        for object in listed {
+            let id = object.location.filename().and_then(checkpoint::id_of);
+            match id.filter(|id| shard.checkpoint_path(*id) == object.location) {
+                Some(id) => {
+                    self.bytes += object.size;
+                    self.read_checkpoint(shard, id).await?;
+                }
+                None => self.foreign.push(object.location),
+            }
+            options.say(0, 1);
+        }
+        Ok(())
+    }
+
+    async fn read_checkpoint(&mut self, shard: &Shard, id: Uuid) -> Result<()> {
+        let content = match checkpoint::read_object(shard, id).await {
+            Ok(checkpoint) => Ok(checkpoint),
+            Err(Error::Corrupt { reason, .. }) => Err(reason),
+            Err(error) => return Err(error),
+        };
+        // Absent: deleted since the LIST, or it was listed for nothing.
+        if content.is_ok() || shard.store().get(&shard.checkpoint_path(id)).await?.is_some() {
+            self.checkpoints.insert(id, content);
+        }
+        Ok(())
+    }
+
+    /// Asks for what the newest manifest needs of the log and the listing, which is older, did not show.
+    async fn look_again(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+        let Some(manifest) = self.newest() else {
+            return Ok(());
+        };
+        let missing: Vec<u64> =
+            needed(manifest).filter(|n| !self.entries.contains_key(n)).take(MAX_SECOND_LOOKS).collect();
+        let listed = manifest.checkpoints().iter().map(|listed| listed.id);
+        let unread: Vec<Uuid> = listed.filter(|id| !self.checkpoints.contains_key(id)).collect();
+        for id in unread {
+            self.read_checkpoint(shard, id).await?;
+        }
+        for n in missing {
+            if let Some(entry) = read_entry(shard, Position::new(n), options).await? {
+                self.entries.insert(n, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects that are named by numbers from 1, each at its very place; the others are foreign.
+    fn numbered(
+        &mut self,
+        listed: Vec<ObjectMeta>,
+        suffix: &str,
+        place: impl Fn(u64) -> Path,
+    ) -> Vec<(u64, ObjectMeta)> {
+        let mut found = Vec::new();
+        for object in listed {
+            let number = object.location.filename().and_then(|name| names::parse(name, suffix));
+            match number.filter(|n| *n > 0 && place(*n) == object.location) {
+                Some(n) => found.push((n, object)),
+                None => self.foreign.push(object.location),
+            }
+        }
+        found.sort_unstable_by_key(|(n, _)| *n);
+        found
+    }
+}
+
+/// The positions whose entries a manifest needs: R, from which other readers start, everything above R that it says
+/// had landed, the fences, and what checkpoints hold.
+pub(super) fn needed(manifest: &ShardManifest) -> impl Iterator<Item = u64> {
+    let (r, landed) = (manifest.replay_after.get(), manifest.landed_up_to().get());
+    let replay_point = (r > 0).then_some(r);
+    let fences = manifest.fences().iter().map(|fence| fence.position.get());
+    let held = manifest.checkpoints().iter().flat_map(|c| (c.replay_after.get()..c.tail.get()).map(|n| n + 1));
+    replay_point.into_iter().chain(fences).chain((r..landed).map(|n| n + 1)).chain(held)
+}
+
+async fn read_entry(
+    shard: &Shard,
+    position: Position,
+    options: &VerifyOptions<'_>,
+) -> Result<Option<Content<FoundEntry>>> {
+    let path = shard.entry_path(position);
+    let Some(bytes) = shard.store().get(&path).await? else {
+        return Ok(None);
+    };
+    match decode(path.as_ref(), position, &bytes) {
+        Ok(entry) => Ok(Some(Ok(FoundEntry::of(&entry, options)))),
+        Err(Error::Corrupt { reason, .. }) => Ok(Some(Err(reason))),
+        Err(error) => Err(error),
+    }
+}
+
+impl FoundEntry {
+    fn of(entry: &WalEntry, options: &VerifyOptions<'_>) -> Self {
+        let columns = entry.schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
+        let check = options.check_rows.filter(|_| entry.rows() > 0);
+        Self {
+            epoch: entry.writer_epoch,
+            writer_id: entry.writer_id,
+            generation: entry.generation,
+            is_sentinel: entry.is_sentinel,
+            rows: entry.rows() as u64,
+            columns: columns.collect::<Vec<_>>().join(", "),
+            misfit: check.and_then(|check| check(entry).err()),
+        }
+    }
+
+    /// Whether another engine wrote it.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.writer_id.is_none()
+    }
+}
+
+impl VerifyOptions<'_> {
+    fn say(&self, found: u64, read: u64) {
+        if let Some(progress) = self.progress {
+            progress(found, read);
+        }
+    }
+
+    fn budget_kib(&self) -> usize {
+        (self.budget_bytes / KIB).clamp(1, MAX_ENTRY_BYTES / KIB)
+    }
+
+    /// What an object takes of the budget; one that is larger takes all of it, and is read alone.
+    fn share_of_budget(&self, object_bytes: u64) -> u32 {
+        let kib = (object_bytes / KIB as u64).saturating_add(1);
+        u32::try_from(kib).unwrap_or(u32::MAX).min(u32::try_from(self.budget_kib()).unwrap_or(u32::MAX))
+    }
+}
+
+/// The version that the hint file names.
+pub(super) fn hinted(hint: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(hint).ok()?;
+    let (_, rest) = text.split_once("\"version\"")?;
+    let digits = rest.trim_start_matches([':', ' ']);
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Whether the folder of a shard has anything at all.
+pub(super) fn is_there(look: &Look) -> bool {
+    !(look.entries.is_empty() && look.manifests.is_empty() && look.folders.is_empty() && look.loose.is_empty())
+}
+
+/// The folder of a shard's SSTable.
+pub(super) fn sstable_path(shard: &Shard, folder: &str) -> Path {
+    shard.root().clone().join(folder)
+}
+
+/// What a shard that is not there is answered with.
+pub(super) fn not_found(shard: &Shard) -> Error {
+    let id: ShardId = shard.id();
+    Error::ShardNotFound { shard: id, url: shard.store().url().to_string() }
+}

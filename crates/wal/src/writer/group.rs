@@ -1,0 +1,133 @@
+//! Making an entry of what is first in the queue. The rows are encoded in a task of their own, so that the writer's
+//! task goes on taking answers; the entry's position is not part of its bytes and is given to it when it is sent.
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::queue::{Item, Queue};
+use crate::entry::{WriterIdentity, encode_rows};
+use crate::error::{Error, Result};
+
+/// Items that were taken from the queue to leave as one entry, in the order of the queue.
+#[derive(Debug)]
+pub(super) struct Group {
+    items: Vec<Item>,
+    encoding: Encoding,
+}
+
+#[derive(Debug)]
+enum Encoding {
+    Running(JoinHandle<Result<Encoded>>),
+    Done(Result<Encoded>),
+}
+
+/// As many of a group's batches, from its beginning, as fit into an entry.
+#[derive(Debug)]
+struct Encoded {
+    batches: usize,
+    bytes: Bytes,
+}
+
+/// A group that can be sent.
+pub(super) struct Ready {
+    pub(super) items: Vec<Item>,
+    pub(super) batches: Vec<RecordBatch>,
+    pub(super) bytes: Bytes,
+}
+
+impl Group {
+    /// Takes the next group and starts to encode it.
+    pub(super) fn take(queue: &Queue) -> Self {
+        let limit = queue.config.max_buffer_bytes;
+        let mut items: Vec<Item> = Vec::new();
+        {
+            let mut waiting = queue.waiting();
+            let mut taken = 0;
+            while let Some(item) = waiting.first() {
+                if taken > 0 && taken + item.bytes > limit {
+                    break;
+                }
+                taken += item.bytes;
+                items.extend(waiting.take());
+            }
+        }
+        let batches = batches_of(&items);
+        let (schema, writer) = (queue.schema.clone(), *queue.tenure.identity());
+        let encoding = tokio::spawn(async move { encode(&schema, &batches, &writer, limit) });
+        Self { items, encoding: Encoding::Running(encoding) }
+    }
+
+    /// Waits until the group is encoded. Dropping the future loses nothing.
+    pub(super) async fn encoded(&mut self) {
+        if let Encoding::Running(task) = &mut self.encoding {
+            let ended = |e| Err(Error::InvalidArgument(format!("encoding an entry ended: {e}")));
+            self.encoding = Encoding::Done(task.await.unwrap_or_else(ended));
+        }
+    }
+
+    pub(super) fn is_encoded(&self) -> bool {
+        matches!(self.encoding, Encoding::Done(_))
+    }
+
+    /// What is to be sent of an encoded group. What does not fit returns to the queue; after an error all of it.
+    pub(super) fn ready(mut self, queue: &Queue) -> Result<Ready> {
+        match self.encoding {
+            Encoding::Done(Ok(Encoded { batches: keep, bytes })) => {
+                give_back(queue, &mut self.items, keep);
+                Ok(Ready { batches: batches_of(&self.items), items: self.items, bytes })
+            }
+            Encoding::Done(Err(error)) => {
+                give_back(queue, &mut self.items, 0);
+                Err(error)
+            }
+            Encoding::Running(_) => {
+                give_back(queue, &mut self.items, 0);
+                Err(Error::InvalidArgument("a group was sent before it was encoded".into()))
+            }
+        }
+    }
+
+    /// Returns all of it to the queue.
+    pub(super) fn undo(mut self, queue: &Queue) {
+        give_back(queue, &mut self.items, 0);
+    }
+}
+
+fn batches_of(items: &[Item]) -> Vec<RecordBatch> {
+    items.iter().filter_map(|item| item.batch.clone()).collect()
+}
+
+/// The limit is on what is sent, which may be more than what was counted: half of the batches are left out until it fits.
+fn encode(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity, limit: usize) -> Result<Encoded> {
+    let mut batches = batches;
+    loop {
+        match encode_rows(schema, batches, writer) {
+            Ok(bytes) if bytes.len() <= limit => return Ok(Encoded { batches: batches.len(), bytes }),
+            Ok(_) | Err(Error::TooLarge { .. }) if batches.len() > 1 => {}
+            // Each piece was measured when it was accepted, so that one alone always fits.
+            Ok(_) => return Err(Error::InvalidArgument("a piece of an append fits into no entry".into())),
+            Err(error) => return Err(error),
+        }
+        batches = batches.get(..batches.len() / 2).unwrap_or_default();
+    }
+}
+
+/// Returns the last items of a group to the queue, until at most `keep` batches are left.
+fn give_back(queue: &Queue, items: &mut Vec<Item>, keep: usize) {
+    let mut waiting = queue.waiting();
+    let mut batches = items.iter().filter(|item| item.batch.is_some()).count();
+    while batches > keep
+        && let Some(item) = items.pop()
+    {
+        batches -= usize::from(item.batch.is_some());
+        waiting.give_back(item);
+    }
+    // Flushes in front of the first batch do not leave without it.
+    while keep == 0
+        && let Some(item) = items.pop()
+    {
+        waiting.give_back(item);
+    }
+}

@@ -1,0 +1,10 @@
+//! An object in `wal/`: any bytes.
+#![no_main]
+
+#[path = "../../crates/wal/tests/decoding/allocated.rs"]
+mod allocated;
+#[path = "../../crates/wal/tests/decoding/checks.rs"]
+mod checks;
+
+// With the first argument of `cargo fuzz` untouched, libfuzzer-sys makes every panic fatal, also one that is caught.
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::entry(data));
