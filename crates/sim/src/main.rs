@@ -1,9 +1,10 @@
-//! Runs the simulation of the log by hand: for hours, or one seed again.
+//! Runs the simulation of the log by hand, for hours or one seed again, or explores the model of its protocol.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use fencepost_sim::model;
 use fencepost_sim::run::{Coverage, Report, simulate};
 
 /// How often progress is told.
@@ -29,10 +30,46 @@ struct Args {
     /// Needs the feature `mutants`.
     #[arg(long)]
     mutant: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Explores the model of the protocol: every interleaving, within bounds.
+    Model {
+        /// The larger configurations: minutes and gigabytes.
+        #[arg(long)]
+        large: bool,
+        /// Turns one rule off and prints the shortest schedule that breaks an invariant then.
+        #[arg(long, value_name = "NAME", conflicts_with = "large")]
+        mutant: Option<String>,
+        /// Prints the tables of docs/model.md.
+        #[arg(long, conflicts_with_all = ["large", "mutant"])]
+        tables: bool,
+    },
+}
+
+fn explore(command: Command) -> ExitCode {
+    let Command::Model { large, mutant, tables } = command;
+    let explored = match tables {
+        true => model::tables().map(|(configs, mutants)| println!("{configs}\n{mutants}")),
+        false => model::explore(large, mutant.as_deref()),
+    };
+    match explored {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(command) = args.command {
+        return explore(command);
+    }
     let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
     let seeds = from..from.saturating_add(seeds);
     match &args.mutant {

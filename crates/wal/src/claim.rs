@@ -168,7 +168,7 @@ struct Reading<'a> {
 }
 
 /// What a log may gain while it is taken over, beyond as much as it held: a writer that adds more is not caught up with.
-const MAX_GAINED: u64 = 8192;
+const MAX_GAINED: u64 = 16_384;
 
 impl<'a> Reading<'a> {
     fn new(shard: &'a Shard, claim: &Claim, options: &OpenOptions) -> Self {
@@ -207,9 +207,7 @@ impl<'a> Reading<'a> {
             self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
-        if !is_on(Mutant::HoleGuardLooksOnce) {
-            self.read_on().await?;
-        }
+        self.read_on().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
         let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
             true => self.last_seen.max(Position::new(highest)),
@@ -243,12 +241,13 @@ impl<'a> Reading<'a> {
 
     /// Reads what has landed meanwhile, faster than a live predecessor writes it.
     async fn read_on(&mut self) -> Result<()> {
-        let mut width = 1;
+        // After a try that came too late, there is something to read, and time is short.
+        let mut width = if self.tries == 0 { 1 } else { self.prefetch.max(1) };
         let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
             self.may_read = self.may_read.checked_sub(1).ok_or(self.outrun())?;
-            width = (2 * width).min(self.prefetch);
+            width = (2 * width).min(self.prefetch.max(1));
             ahead.widen(width);
         }
         Ok(())

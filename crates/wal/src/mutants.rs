@@ -40,7 +40,6 @@ mutants! {
     CommitRerunOnItself, "commit-rerun", "A commit that landed, its answer lost, is derived again from itself (schedule 8)";
     CollectorLooksOnce, "collector-looks-once", "A collector does not look a second time at which manifest is the newest (schedule 28)";
     PruneInAnyOrder, "prune-in-any-order", "Manifests are pruned in any order";
-    HoleGuardLooksOnce, "hole-guard-looks-once", "A claim does not read the end of the log again after its LIST (schedule 33)";
     NoSentinel, "no-sentinel", "A claimant puts no sentinel (schedule 1)";
     NoRecordStep, "no-record-step", "A claimant appends without recording its takeover (schedule 2)";
     RecordWithoutCheck, "record-without-check", "The record is committed although another claim owns the shard (schedule 2)";
@@ -62,7 +61,7 @@ mutants! {
     NoFenceRetention, "no-fence-retention", "Collection does not keep fences (schedule 1)";
     CloseMovesReplayAfter, "close-moves-r", "A clean close moves R to the tail (schedule 22)";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "A checkpoint is listed by a manifest that derives from a later one than it pins";
-    RefreshWithoutLook, "refresh-without-look", "An expired checkpoint can be refreshed (schedule 26)";
+    RefreshWithoutLook, "refresh-without-look", "Refreshing lists a checkpoint again that has been taken off (schedule 26)";
     ExpiryWithoutLook, "expiry-without-look", "Expiry takes off a checkpoint that was refreshed meanwhile (schedule 26)";
 }
 

@@ -3,7 +3,12 @@
 
 mod flush;
 mod levels;
+#[cfg(test)]
+mod mutants;
 mod open_shards;
+#[cfg(test)]
+mod simulation;
+mod sstable_writer;
 mod stats;
 mod table;
 
@@ -30,6 +35,7 @@ use crate::sharding::{Router, ShardValue};
 use crate::shards;
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
+use sstable_writer::{LanceWriter, SsTableWriter};
 
 pub use levels::MemTableStats;
 pub use stats::WriterStats;
@@ -81,6 +87,18 @@ impl ShardWriter {
         shard: Shard,
         config: WriterConfig,
     ) -> Result<Self> {
+        let sstables = Arc::new(LanceWriter { base: base.clone() });
+        Self::open_with(base, cache, shard, config, sstables).await
+    }
+
+    /// [`open`](Self::open) with SSTables of another form, which only their writer can read.
+    async fn open_with(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        shard: Shard,
+        config: WriterConfig,
+        sstables: Arc<dyn SsTableWriter>,
+    ) -> Result<Self> {
         // Before anybody is fenced.
         config.validate()?;
         let format = RowFormat::of(&base)?;
@@ -95,7 +113,7 @@ impl ShardWriter {
         let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
-                let (wal, memory) = Memory::open(&base, &format, tenure, replay, wal, memtable).await?;
+                let (wal, memory) = Memory::open(sstables, &format, tenure, replay, wal, memtable).await?;
                 (wal, Some(memory))
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
@@ -328,7 +346,7 @@ fn base_progress(base: &BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'stati
 
 impl Memory {
     async fn open(
-        base: &BaseTable,
+        sstables: Arc<dyn SsTableWriter>,
         format: &RowFormat,
         tenure: Tenure,
         replay: Replay,
@@ -346,7 +364,7 @@ impl Memory {
         let feed = Feed { levels: Arc::clone(&levels) };
         let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
         let flusher = Arc::new(Flusher {
-            base: base.clone(),
+            sstables,
             tenure: tenure.clone(),
             levels: Arc::clone(&levels),
             config,

@@ -25,9 +25,16 @@ pub(crate) enum Event {
     Published,
     Collected,
     Pruned,
+    /// A forgotten manifest came back.
+    CameBack,
+    /// Not how often: the highest position that was collected.
+    CollectedUpTo,
+    /// Not how often: the highest version that was pruned.
+    PrunedUpTo,
 }
 
-const EVENTS: [Event; 4] = [Event::Claimed, Event::Published, Event::Collected, Event::Pruned];
+/// How many kinds of events there are.
+pub(crate) const EVENTS: usize = 7;
 
 /// When something goes on: at a time, or earlier if others have done something often enough.
 #[derive(Debug, Clone, Copy)]
@@ -142,7 +149,7 @@ pub(crate) struct State {
     pub(crate) coverage: Coverage,
     trace: Trace,
     violation: Option<Violation>,
-    events: [u64; EVENTS.len()],
+    events: [u64; EVENTS],
     rounds_left: u64,
     calm: bool,
     /// Objects created and deleted.
@@ -168,7 +175,7 @@ impl World {
             coverage: Coverage::default(),
             trace: Trace::new(trace),
             violation: None,
-            events: [0; EVENTS.len()],
+            events: [0; EVENTS],
             rounds_left: habits.rounds,
             calm: false,
             changes: 0,
@@ -377,7 +384,7 @@ impl State {
         found.map(|(path, object)| meta(path, object)).collect()
     }
 
-    fn add_events(&mut self, before: [u64; 4]) {
+    fn add_events(&mut self, before: [u64; EVENTS]) {
         let after = self.oracle.events();
         for ((count, before), after) in self.events.iter_mut().zip(before).zip(after) {
             *count += after - before;

@@ -170,10 +170,12 @@ pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Res
             // Schedule 26: one that a collector has dropped, or may be dropping, does not come back.
             let found = extension(&mut next).checkpoints.iter_mut().find(|c| c.id == id);
             match found {
-                Some(checkpoint) if checkpoint.is_live(now) || is_on(Mutant::RefreshWithoutLook) => {
-                    checkpoint.expires_at_ms = expires_at_ms
-                }
+                Some(checkpoint) if checkpoint.is_live(now) => checkpoint.expires_at_ms = expires_at_ms,
                 Some(_) => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "has expired" }),
+                None if is_on(Mutant::RefreshWithoutLook) => {
+                    let again = listed_as(&read_object(shard, id).await?, expires_at_ms);
+                    extension(&mut next).checkpoints.push(again);
+                }
                 None => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed" }),
             }
             Ok(next)
@@ -235,11 +237,16 @@ pub async fn list(shard: &Shard, name: Option<&str>) -> Result<Vec<Checkpoint>> 
 /// # Errors
 /// [`Error::NoCheckpoint`]; [`Error::Corrupt`] if its object is damaged or missing.
 pub async fn read(shard: &Shard, id: Uuid) -> Result<ShardCheckpoint> {
-    let listed = list(shard, None).await?;
-    if !listed.iter().any(|c| c.id == id) {
-        return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed, or has expired" });
+    let is_listed = async || Ok::<_, Error>(list(shard, None).await?.iter().any(|c| c.id == id));
+    let gone = || Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed, or has expired" };
+    if !is_listed().await? {
+        return Err(gone());
     }
-    read_object(shard, id).await
+    match read_object(shard, id).await {
+        // It went between the two looks, which is no damage.
+        Err(Error::Corrupt { .. }) if !is_listed().await? => Err(gone()),
+        found => found,
+    }
 }
 
 /// A checkpoint's object, listed or not.

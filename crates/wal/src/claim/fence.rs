@@ -14,7 +14,7 @@ use crate::slot::{Placed, place};
 
 /// How often a live predecessor may take every position that sentinels were meant for. From the sixth time on, 32
 /// positions in a row.
-const MAX_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 32;
 
 /// Where a tenure begins.
 pub(super) struct Stand {

@@ -1,6 +1,5 @@
 //! What things cost in requests, to the last one: the figures of `docs/figures.md`.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use fencepost_sim::{CountingStore, Counts, RequestCounts};
@@ -80,7 +79,7 @@ async fn an_open_reads_each_entry_once_and_asks_for_little_else() {
         let cost = counts.snapshot() - before;
         assert_eq!((cost.put, cost.list, cost.requests()), (2, 1, 3), "a manifest, its hint, its lineage");
         if entries == 1_000 {
-            write!(table, "{}", row("close", cost)).unwrap();
+            table += &row("close", cost);
         }
     }
     assert_documented("figures.md", &table);

@@ -22,6 +22,7 @@ mod pipelining;
 mod power_loss;
 mod random;
 mod schedules;
+mod simulated;
 mod support;
 mod survey;
 mod tailer;

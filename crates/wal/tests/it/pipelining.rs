@@ -289,7 +289,7 @@ async fn die_with_a_window(bucket: &Bucket, max_in_flight: usize, mask: u64) -> 
         writer.append(batch([-id])).await.unwrap();
     }
     let first = writer.stats().next_position.get();
-    process.faults.on(Op::Create).path_contains("/wal/").times(max_in_flight).then(Fault::InFlight);
+    process.faults.on(Op::Create).path_contains("/wal/").times(max_in_flight as u64).then(Fault::InFlight);
     for id in 0..max_in_flight as i64 {
         drop(writer.append_urgent(batch([id])).await.unwrap());
         settle().await;

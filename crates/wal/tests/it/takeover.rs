@@ -124,7 +124,9 @@ async fn four_on_the_wire(bucket: &Bucket) -> (Process, tokio::task::JoinHandle<
         let shard = process.shard.clone();
         async move { WalAppender::open(&shard, &wide(4)).await.map(|(appender, _)| appender) }
     });
-    settle().await;
+    for _ in 0..10 {
+        settle().await;
+    }
     let first = bucket.log().await.last().unwrap().0 + 1;
     let expected: Vec<_> = (first..first + 4).map(|p| bucket.entry_path(p)).collect();
     assert_eq!(process.faults.late(), expected);
@@ -182,7 +184,7 @@ async fn a_claimant_that_dies_after_any_part_of_its_range_costs_no_row() {
                 let (mut w3, replay) = bucket.process().open().await.unwrap_or_else(|e| panic!("{name}: {e}"));
                 let replayed = replayed(replay).await;
                 assert!(replayed.starts_with(&acknowledged), "I1, {name}: {replayed:?}");
-                let (mut rows, before) = (replayed.clone(), replayed.len());
+                let mut rows = replayed.clone();
                 for id in 100..140 {
                     rows.push(id);
                     append(&mut w3, [id]).await.unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -200,7 +202,6 @@ async fn a_claimant_that_dies_after_any_part_of_its_range_costs_no_row() {
                 w2.faults.land_late().await;
                 let (_, replay) = bucket.process().open().await.unwrap_or_else(|e| panic!("{name}: {e}"));
                 assert_eq!(crate::support::replayed(replay).await, [139], "{name}");
-                assert!(before <= 33 + 40);
             }
         }
     }
@@ -209,7 +210,7 @@ async fn a_claimant_that_dies_after_any_part_of_its_range_costs_no_row() {
 #[tokio::test(start_paused = true)]
 async fn a_lone_sentinel_at_the_end_of_a_range_is_no_hole_in_the_log() {
     // The whole of the reach: 31 positions that nobody has written, and behind them one sentinel. The old writer goes
-    // on through them, with PUTs under way beyond.
+    // on through them, or does not.
     for goes_on in [false, true] {
         let bucket = bucket().await;
         let w1 = writer_beyond_the_zone(&bucket.shard(), 32).await;

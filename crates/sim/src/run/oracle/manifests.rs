@@ -43,6 +43,7 @@ impl Oracle {
         if version <= newest {
             // Not a violation yet: it is one if somebody acts on it.
             coverage.count("forgotten manifests that came back");
+            self.happened(Event::CameBack);
             self.present.insert(version, false);
             return Ok(());
         }
@@ -148,6 +149,7 @@ impl Oracle {
         let of_lineage = self.present.remove(&version).unwrap_or_default();
         coverage.count("manifests pruned");
         self.happened(Event::Pruned);
+        self.reached(Event::PrunedUpTo, version);
         if version >= self.lineage.len() as u64 {
             return broken(Invariant::I7, format!("manifest {version}, the newest, was deleted"));
         }
@@ -184,9 +186,5 @@ impl Oracle {
             }
             _ => Ok(()),
         }
-    }
-
-    pub(crate) fn latest(&self) -> Option<&ShardManifest> {
-        self.lineage.last()
     }
 }

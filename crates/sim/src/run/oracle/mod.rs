@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::coverage::Coverage;
 use super::habits::Kind;
-use super::world::{Event, ObjectKind};
+use super::world::{EVENTS, Event, ObjectKind};
 pub(crate) use log::ids_of;
 use log::{LogEntry, replay};
 use rows::Rows;
@@ -99,7 +99,7 @@ pub(crate) struct Oracle {
     now: SystemTime,
     /// Positions that the user asked to truncate at.
     asked: BTreeSet<u64>,
-    events: [u64; 4],
+    events: [u64; EVENTS],
 }
 
 impl Oracle {
@@ -117,11 +117,11 @@ impl Oracle {
             given_up: BTreeSet::new(),
             now: SystemTime::UNIX_EPOCH,
             asked: BTreeSet::new(),
-            events: [0; 4],
+            events: [0; EVENTS],
         }
     }
 
-    pub(crate) fn events(&self) -> [u64; 4] {
+    pub(crate) fn events(&self) -> [u64; EVENTS] {
         self.events
     }
 
@@ -134,6 +134,12 @@ impl Oracle {
     /// The clock goes on.
     pub(crate) fn tick(&mut self, now: SystemTime) {
         self.now = now;
+    }
+
+    fn reached(&mut self, event: Event, number: u64) {
+        if let Some(highest) = self.events.get_mut(event as usize) {
+            *highest = number.max(*highest);
+        }
     }
 
     /// R of the latest manifest, and the epoch that a replay from there starts with.
@@ -187,6 +193,7 @@ impl Oracle {
                 self.entries.remove(position);
                 coverage.count("entries collected");
                 self.happened(Event::Collected);
+                self.reached(Event::CollectedUpTo, *position);
                 if *position > self.replay_after() {
                     let r = self.replay_after();
                     return broken(Invariant::I7, format!("entry {position} was deleted, and R is {r}"));
