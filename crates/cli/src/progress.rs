@@ -19,6 +19,14 @@ impl Progress {
         Self::start(Some(0), "{bar:30} {pos}/{len} SSTables merged ({elapsed}, {eta} to go) {msg}")
     }
 
+    /// Counts objects that were `done` ("deleted", "read"); more are found while it goes on.
+    pub(crate) fn objects(done: &str) -> Self {
+        Self::start(
+            Some(0),
+            &format!("{{bar:30}} {{human_pos}}/{{human_len}} objects {done} ({{elapsed}}, {{eta}} to go) {{msg}}"),
+        )
+    }
+
     /// Counts races for one key; how many there are is set with the first [`at`](Self::at).
     pub(crate) fn races() -> Self {
         Self::start(Some(0), "{bar:30} {pos}/{len} races for one key ({elapsed}, {eta} to go)")

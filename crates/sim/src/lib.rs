@@ -11,6 +11,7 @@
 //! | another process, to be suspended or killed between two acknowledgements | [`Process`] |
 //! | a disk that loses its power, and with it what was not fsynced | [`PowerLossDisk`], [`PowerLossStore`] |
 //! | random numbers that come back with the seed | [`Rng`] |
+//! | every interleaving of the protocol, within bounds | [`model`] |
 //!
 //! Every store is an ordinary [`object_store::ObjectStore`], so they nest: a counter around a script of faults around
 //! a real S3 client is three lines.
@@ -44,6 +45,7 @@ mod count;
 mod faults;
 mod ignore_condition;
 mod latency;
+pub mod model;
 mod power_loss;
 mod rng;
 pub mod run;

@@ -11,6 +11,7 @@ mod demo;
 mod exit_codes;
 mod flights;
 mod foreign;
+mod gc;
 mod pipes;
 mod probe;
 mod python;
@@ -18,3 +19,4 @@ mod round_trip;
 #[cfg(unix)]
 mod s3;
 mod support;
+mod verify;

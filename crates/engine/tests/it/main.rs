@@ -9,6 +9,7 @@
 mod create;
 mod every_type;
 mod foreign;
+mod gc;
 mod golden;
 mod histories;
 mod identity;
@@ -25,4 +26,5 @@ mod reads;
 mod schedules;
 mod support;
 mod types;
+mod verify;
 mod writer;

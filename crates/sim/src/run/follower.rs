@@ -14,12 +14,16 @@ pub(crate) async fn follow(process: &Arc<Process>, shard: &Shard) {
     let mut tailer = WalTailer::new(shard.clone());
     let mut last = None;
     while process.world.rounds_left() > 0 {
+        let seen = process.world.changes();
         match tailer.next().await {
             Ok(Some(entry)) => {
                 check(process, last, &entry);
                 last = Some(entry.position.get());
             }
-            Ok(None) => process.pause().await,
+            Ok(None) => {
+                process.pause().await;
+                process.world.wait_for_change(seen).await;
+            }
             Err(Error::Behind { position, replay_after, .. }) => {
                 process.note(format_args!("is behind at {position}: R is {replay_after}"));
                 process.world.count("followers that fell behind");

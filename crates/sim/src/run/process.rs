@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::habits::spread;
-use super::world::{Event, Moment, World};
+use super::world::{Event, Moment, ObjectKind, World};
 use crate::lock;
 use crate::rng::Rng;
 
@@ -94,8 +94,11 @@ impl Process {
     }
 
     /// Stops the whole process for a while, whoever of its tasks it is that stalls.
-    pub(crate) fn stall(&self, why: fmt::Arguments<'_>) {
-        let moment = self.draw_moment();
+    pub(crate) fn stall(&self, why: fmt::Arguments<'_>, at: Option<&ObjectKind>) {
+        if self.is_stalled() {
+            return;
+        }
+        let moment = self.draw_moment(at);
         self.note(format_args!("stalls {why}{}", until(&moment)));
         self.world.count("stalls");
         lock(&self.state).stalled = Some(moment);
@@ -135,7 +138,9 @@ impl Process {
     }
 
     /// A moment in the future: of a stall's end, of a late landing.
-    pub(crate) fn draw_moment(&self) -> Moment {
+    ///
+    /// Many of those at a certain object come when it has been collected: that is what a stalled process must survive.
+    pub(crate) fn draw_moment(&self, object: Option<&ObjectKind>) -> Moment {
         let lengths = self.world.habits.lengths;
         let (kind, at, event, more) = self.roll(|dice| {
             let all = lengths.short + lengths.minutes + lengths.days + lengths.until_event;
@@ -150,7 +155,17 @@ impl Process {
             let event = dice.pick(&events).copied().unwrap_or(Event::Collected);
             (kind, at, event, 1 + dice.below(3))
         });
+        let targeted = match object {
+            Some(ObjectKind::Entry(position)) => Some((Event::CollectedUpTo, *position)),
+            Some(ObjectKind::Manifest(version)) => Some((Event::PrunedUpTo, *version)),
+            _ => None,
+        };
         let by_event = kind >= lengths.short + lengths.minutes + lengths.days;
+        if let Some(targeted) = targeted.filter(|_| by_event && self.roll(|dice| dice.chance(0.6))) {
+            let came_back = (Event::CameBack, self.world.events(Event::CameBack) + 1);
+            let event = if targeted.0 == Event::PrunedUpTo && more == 1 { came_back } else { targeted };
+            return Moment { at: Instant::now() + Duration::from_millis(60 * DAY), event: Some(event) };
+        }
         Moment { at: Instant::now() + at, event: by_event.then(|| (event, self.world.events(event) + more)) }
     }
 
@@ -215,7 +230,7 @@ impl<F: Future> Future for Stalling<'_, F> {
             }
             let process = self.process;
             if !process.is_stalled() && process.chance(process.world.habits.stalls.at_poll) {
-                process.stall(format_args!("between two instructions"));
+                process.stall(format_args!("between two instructions"), None);
             }
             if !process.is_stalled() {
                 return self.life.as_mut().poll(cx);
