@@ -337,7 +337,7 @@ impl Store {
 
     /// The file of an object, if objects are files of this machine.
     pub(crate) fn local_path(&self, path: &Path) -> Option<PathBuf> {
-        self.files.is_some().then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
+        self.local.then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
     }
 
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
