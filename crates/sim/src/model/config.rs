@@ -124,11 +124,21 @@ impl Config {
             },
             Self {
                 name: "range",
-                about: "After a collision, three sentinels side by side; two takeovers",
-                rows: &[5, 2, 0],
-                flushes: [0, 1, 1],
+                about: "After a collision, three sentinels side by side, against a writer that never pauses",
+                rows: &[5, 2],
+                flushes: [0, 1, 0],
                 collects: true,
                 sentinels: 3,
+                reaches: &[EntryCollected, DeadEntry, DeadPassed, SeveralSentinels],
+                ..QUIET
+            },
+            Self {
+                name: "range-three",
+                about: "After a collision, two sentinels side by side; two takeovers",
+                rows: &[3, 1, 0],
+                flushes: [0, 1, 1],
+                collects: true,
+                sentinels: 2,
                 reaches: &[EntryCollected, FenceKept, DeadEntry, SeveralSentinels],
                 ..QUIET
             },
@@ -244,13 +254,13 @@ impl Config {
             },
             Self {
                 name: "claims",
-                about: "Commits in steps and pruning: two claims and two commits of others race",
+                about: "Commits in steps and pruning: two claims and a commit of somebody else race",
                 start: Start::Dead(1),
                 rows: &[1, 1, 1],
                 collects: true,
                 steps: true,
                 keep: 1,
-                others: [2, 0],
+                others: [1, 0],
                 reaches: &[LaterRow, Pruned, CameBack],
                 ..QUIET
             },
@@ -258,14 +268,12 @@ impl Config {
                 name: "forgotten",
                 about: "Commits in steps and pruning: names that come back two versions deep (schedule 17)",
                 start: Start::Dead(2),
-                rows: &[2, 1, 0],
-                flushes: [0, 0, 1],
-                collects: true,
+                rows: &[2, 0, 0],
                 steps: true,
                 keep: 1,
                 others: [1, 0],
                 faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
-                reaches: &[EntryCollected, Pruned, CameBack],
+                reaches: &[Pruned, CameBack],
                 ..QUIET
             },
         ]
@@ -284,6 +292,7 @@ impl Config {
             "close" => {
                 Some(Self { flushes: [1, 1, 1], faults: Faults { lost_ack: 1, conflict: 0, late: 1 }, ..config })
             }
+            "forgotten" => Some(Self { rows: &[2, 1, 0], flushes: [0, 0, 1], collects: true, ..config }),
             "checkpoints" => Some(Self { faults: Faults { lost_ack: 0, conflict: 0, late: 1 }, ..config }),
             _ => None,
         };
