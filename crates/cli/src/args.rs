@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -11,7 +12,7 @@ use crate::input::Format;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed for another reason than those below
+  1    failed for another reason than those below; verify: something is lost or damaged
   2    the command line is wrong
   3    the table does not exist, or exists already
   4    the input does not fit the table or cannot be read
@@ -26,6 +27,24 @@ Take a table that Lance made, or wrote to, into Fencepost's care: the table gets
 shards derive, and the manifest of each shard that Lance wrote to gets the fences that garbage collection has to leave. \
 Until then `inspect` shows such a shard as unadopted, and garbage collection refuses it. Fences nobody, may run beside \
 writers, and may be repeated.";
+
+const GC: &str = "\
+Delete what nobody needs any more: log entries that were flushed, SSTables that the base table has, expired checkpoints, \
+old manifests. Never a fence, nor what a live checkpoint holds. Fences nobody, and may run beside writers, readers and \
+other collectors; a process that writes to the table does the same by itself every 10 minutes.";
+
+const VERIFY: &str = "\
+Read every object of every shard: names, bytes and checksums, the history of the manifests, the log without holes, \
+epochs and fences, SSTables with their rows, key indexes and bloom filters, and the base table's record of what was \
+merged. Prints what was found, how bad it is and what to do; the exit code is 1 if something is lost or damaged, which \
+a warning or a remark is not. Writes nothing, fences nobody, may run beside writers, mergers and collectors. Reads all \
+of the log and all SSTables, so it takes as long as downloading them.";
+
+const PROBE: &str = "\
+Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there. Many creates \
+of one key at once must have one winner, again and again; what was written must be read and listed at once; what is \
+there must never be replaced. Conditional and plain PUTs are then timed in turns, one at a time and 16 at once. A store \
+that breaks a promise is refused with exit code 6 and the reason. Everything that was written is deleted again.";
 
 /// Durable, fenced, queryable appends to Lance tables on object storage.
 #[derive(Debug, Parser)]
@@ -52,10 +71,17 @@ pub(crate) enum Verb {
     Flush(FlushArgs),
     /// Move what was flushed into the base table, which any Lance reader sees
     Merge(MergeArgs),
+    /// Delete what nobody needs any more: flushed log entries, merged SSTables, expired checkpoints, old manifests
+    #[command(long_about = GC)]
+    Gc(GcArgs),
     /// Take a table that Lance made, or wrote to, into Fencepost's care
     #[command(long_about = ADOPT)]
     Adopt(AdoptArgs),
-    /// Check that a store keeps the promises that the log needs
+    /// Read every object of every shard and say what is missing or damaged; exit code 1 if anything is
+    #[command(long_about = VERIFY)]
+    Verify(VerifyArgs),
+    /// Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there
+    #[command(long_about = PROBE)]
     Probe(ProbeArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
     Demo(DemoArgs),
@@ -214,7 +240,29 @@ pub(crate) struct MergeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Print what would be deleted, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave what was needed, or written, within this time (90s, 30m, 1h, 7d; 0): a courtesy to readers that run
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) min_age: Duration,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
     #[command(flatten)]
@@ -228,6 +276,18 @@ pub(crate) struct ProbeArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    /// Races for one key
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+    /// Creates of one key at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) racers: u16,
+    /// Bytes of the objects whose PUTs are timed
+    #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    pub(crate) size: u32,
+    /// How long PUTs are timed
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) seconds: u16,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -289,6 +349,22 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     parse().ok_or_else(|| "expected FIRST..END".to_string())
 }
 
+/// A number with a unit: `90s`, `30m`, `1h`, `7d`; or `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "" if number == "0" => 1,
+        _ => return Err("expected a number with a unit: 90s, 30m, 1h, 7d; or 0".to_string()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number in front of the unit, as in 30m".to_string())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "that is longer than time lasts".to_string())
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
@@ -312,6 +388,16 @@ mod tests {
         assert_eq!(key_value("a=b=c").unwrap(), ("a".to_string(), "b=c".to_string()));
         assert!(key_value("=b").is_err());
         assert!(key_value("a").is_err());
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, seconds) in [("0", 0), ("0s", 0), ("90s", 90), ("30m", 1800), ("1h", 3600), ("7d", 604_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "5", "h", "-1h", "1.5h", "1 h", "1w", "99999999999999999999d", "9999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -75,6 +75,19 @@ pub(crate) fn plural(n: u64, noun: &str) -> String {
     format!("{} {noun}{s}", count(n))
 }
 
+/// A size: 999 B, 1.5 KiB, 20.0 MiB.
+pub(crate) fn bytes(n: u64) -> String {
+    let mut size = n as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, larger);
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{size:.1} {unit}") }
+}
+
 /// Takes the batches of a result and prints them.
 pub(crate) trait RowSink {
     /// Takes one batch. False: no more are wanted.

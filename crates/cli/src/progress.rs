@@ -19,6 +19,24 @@ impl Progress {
         Self::start(Some(0), "{bar:30} {pos}/{len} SSTables merged ({elapsed}, {eta} to go) {msg}")
     }
 
+    /// Counts objects that were `done` ("deleted", "read"); more are found while it goes on.
+    pub(crate) fn objects(done: &str) -> Self {
+        Self::start(
+            Some(0),
+            &format!("{{bar:30}} {{human_pos}}/{{human_len}} objects {done} ({{elapsed}}, {{eta}} to go) {{msg}}"),
+        )
+    }
+
+    /// Counts races for one key; how many there are is set with the first [`at`](Self::at).
+    pub(crate) fn races() -> Self {
+        Self::start(Some(0), "{bar:30} {pos}/{len} races for one key ({elapsed}, {eta} to go)")
+    }
+
+    /// Counts timed PUTs.
+    pub(crate) fn puts() -> Self {
+        Self::start(None, "{spinner} {human_pos} PUTs timed ({elapsed})")
+    }
+
     fn start(length: Option<u64>, template: &str) -> Self {
         if !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
@@ -34,6 +52,11 @@ impl Progress {
     /// Sets how much is done, of how much.
     pub(crate) fn at(&self, done: u64, of: u64) {
         self.0.set_length(of);
+        self.0.set_position(done);
+    }
+
+    /// Sets how much is done, of nobody knows how much.
+    pub(crate) fn to(&self, done: u64) {
         self.0.set_position(done);
     }
 

@@ -4,6 +4,7 @@
 
 mod create;
 mod indexes;
+mod settle;
 mod shard_ids;
 mod table_id;
 #[cfg(test)]

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
@@ -52,6 +53,8 @@ pub(crate) struct LanceStore {
     store: Store,
     session: Arc<Session>,
     commit_handler: Arc<dyn CommitHandler>,
+    /// The highest version of the base table whose files this process has fsynced.
+    fsynced: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for LanceStore {
@@ -66,7 +69,8 @@ impl LanceStore {
         let registry = ObjectStoreRegistry::empty();
         registry.insert(SCHEME, Arc::new(Provider { store: store.clone() }));
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::new(registry));
-        Self { store: store.clone(), session: Arc::new(session), commit_handler: Arc::new(ConditionalPutCommitHandler) }
+        let commit_handler = Arc::new(ConditionalPutCommitHandler);
+        Self { store: store.clone(), session: Arc::new(session), commit_handler, fsynced: Arc::default() }
     }
 
     /// The store that Lance reads and writes through.
@@ -83,6 +87,11 @@ impl LanceStore {
     /// carries it along.)
     pub(crate) fn commit_handler(&self) -> &Arc<dyn CommitHandler> {
         &self.commit_handler
+    }
+
+    /// Where it is remembered up to which version the base table's files were fsynced.
+    pub(crate) fn fsynced(&self) -> &AtomicU64 {
+        &self.fsynced
     }
 
     /// The URI that Lance knows a dataset by: the base table, or a path below it.

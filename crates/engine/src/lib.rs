@@ -38,6 +38,7 @@
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
 //! | query it from any process | [`Table::provider`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
+//! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | see where it stands | [`Table::inspect`] |
 //! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
@@ -52,6 +53,7 @@ mod adopt;
 mod base;
 mod config;
 mod error;
+mod gc;
 mod inspect;
 mod key;
 mod lance_store;
@@ -69,6 +71,7 @@ mod writer;
 pub use adopt::{Adoption, ShardAdoption};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
+pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
 pub use sharding::{ShardValue, Sharding};

@@ -49,8 +49,9 @@ pub(crate) struct SsTableMeta {
 }
 
 /// A folder name that no other attempt has used, so that a failed one needs no cleaning up: `{8 hex}_gen_{generation}`.
-pub(crate) fn directory_name(generation: Generation) -> String {
-    let (random, ..) = Uuid::new_v4().as_fields();
+/// `fresh_id` is random, and nobody else's.
+pub(crate) fn directory_name(fresh_id: Uuid, generation: Generation) -> String {
+    let (random, ..) = fresh_id.as_fields();
     format!("{random:08x}_gen_{generation}")
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
+use fencepost_wal::gc::{GcOptions, GcProgress};
 use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -11,6 +12,7 @@ use crate::adopt::{self, Adoption};
 use crate::base::BaseTable;
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
+use crate::gc::{self, ShardGcPlan, TableGcReport};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
@@ -217,6 +219,25 @@ impl Table {
     /// [`Error::Lance`] if one could not be merged in [`MergeOptions::attempts`] attempts.
     pub async fn merge(&self, options: &MergeOptions, progress: impl FnMut(MergeProgress)) -> Result<MergeReport> {
         merge::merge(&self.base, options, progress).await
+    }
+
+    /// Deletes what nobody needs any more of every shard: log entries that were flushed, SSTables that the base table has,
+    /// expired checkpoints, old manifests. It fences nobody and may run beside writers, readers and other collectors; a
+    /// writer does the same for its own shard, see [`WalConfig::gc`](fencepost_wal::WalConfig::gc). `progress` is called
+    /// after every request that deletes.
+    ///
+    /// # Errors
+    /// The first shard's; the others are collected all the same, and the call can be repeated.
+    pub async fn gc(&self, options: &GcOptions, progress: impl FnMut(GcProgress) + Send) -> Result<TableGcReport> {
+        gc::collect(&self.base, options, progress).await
+    }
+
+    /// What [`gc`](Self::gc) would do now. Writes nothing.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn gc_dry_run(&self, options: &GcOptions) -> Result<Vec<ShardGcPlan>> {
+        gc::dry_run(&self.base, options).await
     }
 
     /// A reader of one shard's log.

@@ -10,6 +10,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::ids::{Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::prefetch::Prefetch;
 use crate::shard::Shard;
@@ -160,7 +161,14 @@ struct Reading<'a> {
     current_generation: Generation,
     /// The last live entry that carries a generation.
     stamped_up_to: Option<Position>,
+    /// Entries that were in the log when it was first listed, or that it may have gained since, to be read in all.
+    may_read: u64,
+    /// How often sentinels came too late.
+    tries: usize,
 }
+
+/// What a log may gain while it is taken over, beyond as much as it held: a writer that adds more is not caught up with.
+const MAX_GAINED: u64 = 16_384;
 
 impl<'a> Reading<'a> {
     fn new(shard: &'a Shard, claim: &Claim, options: &OpenOptions) -> Self {
@@ -180,6 +188,8 @@ impl<'a> Reading<'a> {
             last_seen: manifest.landed_up_to(),
             current_generation: manifest.current_generation,
             stamped_up_to: None,
+            may_read: MAX_GAINED,
+            tries: 0,
         }
     }
 
@@ -194,6 +204,7 @@ impl<'a> Reading<'a> {
             Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
+            self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
         self.read_on().await?;
@@ -230,14 +241,20 @@ impl<'a> Reading<'a> {
 
     /// Reads what has landed meanwhile, faster than a live predecessor writes it.
     async fn read_on(&mut self) -> Result<()> {
-        let mut width = 1;
+        // After a try that came too late, there is something to read, and time is short.
+        let mut width = if self.tries == 0 { 1 } else { self.prefetch.max(1) };
         let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
-            width = (2 * width).min(self.prefetch);
+            self.may_read = self.may_read.checked_sub(1).ok_or(self.outrun())?;
+            width = (2 * width).min(self.prefetch.max(1));
             ahead.widen(width);
         }
         Ok(())
+    }
+
+    fn outrun(&self) -> Error {
+        Error::Outrun { shard: self.shard.id(), attempts: self.tries }
     }
 
     fn take(&mut self, entry: WalEntry) -> Result<()> {
@@ -268,6 +285,7 @@ impl<'a> Reading<'a> {
                 self.keep(entry);
             }
             EntryKind::Sentinel if entry.is_by(&self.identity) => {}
+            EntryKind::Dead if is_on(Mutant::OnlySentinelsRecorded) => {}
             EntryKind::Sentinel | EntryKind::Dead => {
                 self.fences.push(Fence { position: entry.position, epoch: entry.writer_epoch });
             }
@@ -303,13 +321,21 @@ async fn record(
     // Schedules 13 and 14: not only our own sentinels. One that a dead claimant left, or a dead entry, may be the
     // only thing that stands on a stalled writer's next position.
     let mut fences = reading.fences.clone();
+    if is_on(Mutant::NoRecordStep) {
+        return Ok(claim.held.clone());
+    }
+    if is_on(Mutant::OnlyOwnSentinelRecorded) {
+        fences.clear();
+    }
     // After a clean close nobody's next position is where ours stand. There may be several: what was in their way then
     // was a straggler of a writer before, whose own next position is at the sentinel of the tenure that closed.
     if !claim.after_clean_close {
-        fences.extend(stand.own.iter().map(|position| Fence { position: *position, epoch: claim.identity.epoch }));
+        let not_recorded = if is_on(Mutant::OnlyLastOfRangeRecorded) { stand.own.len().saturating_sub(1) } else { 0 };
+        let own = stand.own.iter().skip(not_recorded);
+        fences.extend(own.map(|position| Fence { position: *position, epoch: claim.identity.epoch }));
     }
     let recorded = manifests.commit(Some(claim.held.clone()), |mut next| {
-        let owned = next.is_owned_by(&claim.identity);
+        let owned = next.is_owned_by(&claim.identity) || is_on(Mutant::RecordWithoutCheck);
         let by = next.writer_epoch;
         next.last_seen = next.last_seen.max(stand.last);
         next.extension.get_or_insert_with(Extension::default).add_fences(fences.iter().copied());

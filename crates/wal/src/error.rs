@@ -217,8 +217,8 @@ pub enum Error {
 
     /// The shard's present writer appends faster than a fence can be placed behind its last entry.
     #[error(
-        "shard {shard}: its present writer took the fence's position {attempts} times in a row; stop that writer, or \
-         open the shard again when it pauses (its next flush stops it)"
+        "shard {shard}: its present writer goes on faster than a fence can be put behind its last entry (tried {attempts} \
+         times); stop that writer, or open the shard again when it pauses (its next flush stops it)"
     )]
     Outrun {
         /// The shard.

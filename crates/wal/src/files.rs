@@ -85,12 +85,12 @@ impl DurableFiles {
     /// Makes an object durable that was found, not written by a request that answered "ok".
     pub(crate) async fn settle(&self, object: &Path) -> io::Result<()> {
         self.sync.sync_object(object).await?;
-        self.sync.sync_folder(&folder_of(object)).await?;
+        self.sync_folder_of(object).await?;
         self.settle_folders(object).await
     }
 
-    /// Makes it durable that an object is gone.
-    pub(crate) async fn settle_deletion(&self, object: &Path) -> io::Result<()> {
+    /// Makes the names durable that stand beside an object, or the lack of one.
+    pub(crate) async fn sync_folder_of(&self, object: &Path) -> io::Result<()> {
         self.sync.sync_folder(&folder_of(object)).await
     }
 

@@ -59,6 +59,10 @@ mod golden;
 mod ids;
 mod liveness;
 mod manifest;
+#[cfg(feature = "mutants")]
+pub mod mutants;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
 mod names;
 mod prefetch;
 mod preflight;

@@ -2,6 +2,7 @@
 
 use crate::entry::WalEntry;
 use crate::ids::{Epoch, Position};
+use crate::mutants::{Mutant, is_on};
 
 /// The protocol's limit on PUTs in flight, and the reach of a dead writer's stragglers.
 pub const MAX_IN_FLIGHT: u64 = 32;
@@ -41,7 +42,7 @@ impl Liveness {
 
     /// Takes the next entry in order.
     pub(crate) fn meet(&mut self, entry: &WalEntry) -> EntryKind {
-        if entry.writer_epoch < self.top() {
+        if entry.writer_epoch < self.top() && !is_on(Mutant::NoDeadEntryRule) {
             return EntryKind::Dead;
         }
         if entry.writer_epoch > self.top() {

@@ -327,10 +327,11 @@ impl Batch {
         }
     }
 
-    /// A buffer of so many bytes per row, and possibly one more.
+    /// A buffer of whole values, at least as many as there are rows.
     fn values(&mut self, rows: i64, width: i64) -> Checked {
         let bytes = self.buffer()?;
-        match rows.checked_mul(width).is_some_and(|needed| bytes >= needed) {
+        let is_whole = width == 0 || bytes % width == 0;
+        match is_whole && rows.checked_mul(width).is_some_and(|needed| bytes >= needed) {
             true => Ok(()),
             false => Err(format!("a buffer of {bytes} bytes for {rows} values of {width}")),
         }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::checkpoint::{self, ShardCheckpoint};
 use crate::entry::{self, WalEntry, WriterIdentity};
 use crate::error::Result;
 use crate::ids::{ManifestVersion, Position, ShardId};
@@ -43,6 +44,19 @@ pub fn encode_entry(entry: &WalEntry) -> Result<Bytes> {
 /// [`Error::Corrupt`](crate::Error::Corrupt) that names `object`.
 pub fn decode_manifest(object: &str, bytes: &[u8], shard: ShardId, version: ManifestVersion) -> Result<ShardManifest> {
     codec::decode(object, bytes, shard, version)
+}
+
+/// Decodes a checkpoint's object.
+///
+/// # Errors
+/// [`Error::Corrupt`](crate::Error::Corrupt) that names `object`.
+pub fn decode_checkpoint(object: &str, bytes: &[u8], shard: ShardId, id: Uuid) -> Result<ShardCheckpoint> {
+    checkpoint::codec::decode(object, bytes, shard, id)
+}
+
+/// Encodes a checkpoint's object.
+pub fn encode_checkpoint(checkpoint: &ShardCheckpoint) -> Vec<u8> {
+    checkpoint::codec::encode(checkpoint)
 }
 
 /// Encodes a manifest, as a committer does.

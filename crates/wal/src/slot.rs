@@ -8,6 +8,7 @@ use object_store::Error as StoreError;
 use crate::entry::{WalEntry, WriterIdentity, decode};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
+use crate::mutants::{bytes_to_send, instead_of_reading};
 use crate::retry::is_transient;
 use crate::shard::Shard;
 
@@ -45,10 +46,17 @@ pub(crate) async fn place(shard: &Shard, position: Position, bytes: &Bytes) -> R
     let path = shard.entry_path(position);
     let mut attempts = store.retry().start();
     loop {
-        let error = match store.create_once(&path, bytes.clone()).await {
+        let sent = bytes_to_send(bytes, position, attempts.made());
+        let answer = store.create_once(&path, sent.clone()).await;
+        if matches!(answer, Err(StoreError::AlreadyExists { .. }))
+            && let Some(taken_for) = instead_of_reading(position)
+        {
+            return Ok(taken_for);
+        }
+        let error = match answer {
             Ok(()) => return Ok(Placed::Ours),
             Err(StoreError::AlreadyExists { source, path: at }) => match store.get(&path).await {
-                Ok(Some(found)) if found == *bytes => {
+                Ok(Some(found)) if found == sent => {
                     // I1: found, not written by an answered request, so its name may not be durable yet.
                     return match store.settle(&path).await {
                         Ok(()) => Ok(Placed::Ours),

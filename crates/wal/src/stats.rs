@@ -33,7 +33,7 @@ pub struct WalStats {
     pub backpressure_time: Duration,
     /// Bytes accepted and not yet released, by the same estimate as `max_unflushed_bytes`.
     pub unflushed_bytes: u64,
-    /// What the collection of the shard beside the writer has done, if the log's writer does it.
+    /// What the collection of the shard beside the writer has done.
     pub gc: GcStats,
 }
 

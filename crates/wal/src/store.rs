@@ -37,6 +37,8 @@ pub struct Store {
     url: Url,
     /// Set when objects are files of this machine, whose names become durable only when their folder is fsynced.
     files: Option<DurableFiles>,
+    /// Set when these files are in the file system of this machine, not in a simulated one.
+    local: bool,
     retry: RetryPolicy,
     download_retries: usize,
     surroundings: Arc<dyn Surroundings>,
@@ -121,7 +123,7 @@ impl Store {
     /// a `file` URL the store's paths must be absolute paths of this machine.
     pub fn from_parts(url: Url, inner: Arc<dyn ObjectStore>, root: Path) -> Self {
         match url.scheme() {
-            "file" => Self::on_files(url, inner, root, Arc::new(OsFiles)),
+            "file" => Self { local: true, ..Self::on_files(url, inner, root, Arc::new(OsFiles)) },
             _ => Self::on(url, inner, root, None),
         }
     }
@@ -136,7 +138,7 @@ impl Store {
     fn on(url: Url, inner: Arc<dyn ObjectStore>, root: Path, files: Option<DurableFiles>) -> Self {
         let download_retries = ClientOptions::default().download_retries;
         let surroundings = Arc::new(RealSurroundings);
-        Self { inner, root, files, url, retry: RetryPolicy::default(), download_retries, surroundings }
+        Self { inner, root, files, local: false, url, retry: RetryPolicy::default(), download_retries, surroundings }
     }
 
     /// The same store with other limits for the retries of its requests.
@@ -290,7 +292,7 @@ impl Store {
         })
         .await?;
         match &self.files {
-            Some(files) => files.settle_deletion(path).await.map_err(|e| not_synced(path, e)),
+            Some(files) => files.sync_folder_of(path).await.map_err(|e| not_synced(path, e)),
             None => Ok(()),
         }
     }
@@ -365,12 +367,9 @@ impl Store {
     }
 }
 
-fn not_synced(path: &Path, error: std::io::Error) -> Error {
-    Error::Store {
-        operation: "fsync",
-        object: path.to_string(),
-        source: Arc::new(StoreError::Generic { store: "file", source: Box::new(error) }),
-    }
+fn not_synced(path: &Path, source: std::io::Error) -> Error {
+    let source = Arc::new(StoreError::Generic { store: "file", source: Box::new(source) });
+    Error::Store { operation: "fsync", object: path.to_string(), source }
 }
 
 /// A URL as it is, a plain path as the `file` URL of its absolute form.

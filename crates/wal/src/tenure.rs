@@ -11,6 +11,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::Liveness;
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, SsTable};
+use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 
 /// A recorded claim of a shard. Clones share one state: once one of them is poisoned, all are.
@@ -90,7 +91,9 @@ impl Tenure {
     /// Notes that a dead entry stands where an entry of ours was meant to go. Its object must stay (schedule 41): a PUT
     /// of ours to that name may still be under way.
     pub(crate) fn pass_over(&self, dead: Fence) {
-        self.state().passed_over.push(dead);
+        if !is_on(Mutant::PassedDeadNotRecorded) {
+            self.state().passed_over.push(dead);
+        }
     }
 
     /// The newest manifest that this tenure has read or committed.
@@ -169,7 +172,7 @@ impl Tenure {
     pub async fn publish(&self, sstable: Option<SsTable>, covers: Position) -> Result<ShardManifest> {
         self.check()?;
         // I5, schedule 11: R never runs ahead of the log.
-        if covers > self.acknowledged() {
+        if covers > self.acknowledged() && !is_on(Mutant::ReplayAfterAheadOfLog) {
             return Err(Error::InvalidArgument(format!(
                 "an SSTable cannot cover position {covers}: only {} is acknowledged",
                 self.acknowledged()
@@ -232,6 +235,9 @@ impl Tenure {
         let closed = self
             .commit("close", |manifest| {
                 extension(manifest).closed_cleanly_epoch = epoch;
+                if is_on(Mutant::CloseMovesReplayAfter) {
+                    self.raise_replay_after(manifest, self.acknowledged());
+                }
                 manifest.last_seen = manifest.last_seen.max(self.acknowledged());
                 Ok(())
             })
@@ -244,7 +250,10 @@ impl Tenure {
         // I5: R never decreases. Schedule 18: the epoch is that of the rows covered, not simply ours.
         if covers > manifest.replay_after {
             manifest.replay_after = covers;
-            let epoch = self.shared.liveness.highest_at_or_below(covers);
+            let epoch = match is_on(Mutant::OwnEpochAtPartialFlush) {
+                false => self.shared.liveness.highest_at_or_below(covers),
+                true => self.epoch(),
+            };
             let extension = extension(manifest);
             extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
         }
@@ -262,7 +271,8 @@ impl Tenure {
         self.check()?;
         let committed = self.shared.manifests.commit(Some(held.clone()), |manifest| {
             // I3: a tenure that was replaced changes nothing any more.
-            let changed = match manifest.is_owned_by(self.identity()) {
+            let is_owned = manifest.is_owned_by(self.identity()) || is_on(Mutant::NoEpochCheckAtPublish);
+            let changed = match is_owned {
                 true => {
                     let mut next = manifest;
                     // Before R can cover them: what is acknowledged comes after what was passed over.

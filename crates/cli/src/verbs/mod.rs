@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod create;
 pub(crate) mod flush;
+pub(crate) mod gc;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod merge;
@@ -10,3 +11,4 @@ pub(crate) mod probe;
 pub(crate) mod put;
 pub(crate) mod query;
 pub(crate) mod tail;
+pub(crate) mod verify;

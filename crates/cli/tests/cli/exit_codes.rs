@@ -25,6 +25,7 @@ fn an_absent_or_existing_table_is_3() {
         vec!["ingest", &table, &file],
         vec!["tail", &table],
         vec!["inspect", &table],
+        vec!["verify", &table],
         vec!["flush", &table],
     ] {
         let said = fencepost(&args).fails(3);

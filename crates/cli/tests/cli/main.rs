@@ -11,9 +11,12 @@ mod demo;
 mod exit_codes;
 mod flights;
 mod foreign;
+mod gc;
 mod pipes;
+mod probe;
 mod python;
 mod round_trip;
 #[cfg(unix)]
 mod s3;
 mod support;
+mod verify;

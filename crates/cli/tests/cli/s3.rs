@@ -29,6 +29,11 @@ fn a_table_lives_on_s3() {
     let merged = run("merge", &table, &["--output", "json"]).json();
     assert_eq!((&merged["sstables"], &merged["base"]["rows"]), (&json!(1), &json!(2)), "{merged}");
     assert_eq!(run("query", &table, &[sql, "--output", "json"]).json(), expected);
+    let verified = run("verify", &table, &["--output", "json"]).json();
+    assert_eq!(
+        (&verified["damaged"], &verified["findings"], &verified["sstable_rows"]),
+        (&json!(false), &json!([]), &json!(2))
+    );
     let inspection = run("inspect", &table, &[]).json();
     assert_eq!(inspection["shards"].as_array().unwrap().len(), 1);
     assert_eq!(inspection["shards"][0]["sstables"][0]["merged"], true);

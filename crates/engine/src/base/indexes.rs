@@ -28,6 +28,14 @@ impl IndexCoverage {
     }
 }
 
+impl IndexCoverage {
+    /// For each index the highest generation of a shard that it covers; zero for none.
+    pub(crate) fn of_shard(&self, shard: ShardId) -> BTreeMap<String, Generation> {
+        let covered = |covered: &BTreeMap<ShardId, Generation>| covered.get(&shard).copied().unwrap_or_default();
+        self.by_index.iter().map(|(name, upto)| (name.clone(), covered(upto))).collect()
+    }
+}
+
 impl BaseTable {
     /// What the indexes of this version cover.
     pub(crate) async fn index_coverage(&self) -> Result<IndexCoverage> {

@@ -32,7 +32,7 @@ fn memory() -> LanceStore {
 }
 
 fn fresh_dir(base: &BaseTable, generation: u64) -> String {
-    relative_dir(base.fixed_shards()[0].0, &directory_name(Generation::new(generation)))
+    relative_dir(base.fixed_shards()[0].0, &directory_name(Uuid::new_v4(), Generation::new(generation)))
 }
 
 /// Rows of the storage schema: the ids given, every other column null, a tombstone where the id is negative.
@@ -165,10 +165,10 @@ async fn what_is_no_storage_batch_is_refused() {
 
 #[test]
 fn directories_are_named_as_lance_names_them_and_differ() {
-    let name = directory_name(Generation::new(12));
+    let name = directory_name(Uuid::new_v4(), Generation::new(12));
     let (random, rest) = name.split_at(8);
     assert!(random.chars().all(|c| c.is_ascii_hexdigit()) && rest == "_gen_12", "{name}");
-    assert_ne!(name, directory_name(Generation::new(12)));
+    assert_ne!(name, directory_name(Uuid::new_v4(), Generation::new(12)));
 }
 
 #[tokio::test]

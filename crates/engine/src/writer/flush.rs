@@ -8,7 +8,9 @@ use fencepost_wal::{Generation, Position, SsTable, Tenure, WalWriter};
 use tokio::sync::watch;
 
 use super::levels::Levels;
-use crate::base::BaseTable;
+#[cfg(test)]
+use super::mutants::{self, Mutant};
+use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::{Error, Result};
 use crate::memtable::MemTable;
@@ -36,8 +38,8 @@ pub(crate) struct Progress {
 }
 
 /// Writes and publishes the frozen MemTables of one shard.
-pub(crate) struct Flusher {
-    pub(crate) base: BaseTable,
+pub(super) struct Flusher {
+    pub(crate) sstables: Arc<dyn SsTableWriter>,
     pub(crate) tenure: Tenure,
     pub(crate) levels: Arc<Levels>,
     pub(crate) config: MemTableConfig,
@@ -56,6 +58,7 @@ impl Flusher {
                 }
                 // The bell and the hunger keep a ring that nobody waited for: nothing is missed between look and wait.
                 tokio::select! {
+                    biased;
                     () = self.levels.bell.notified() => {}
                     () = wal.memory_wanted() => {}
                     () = self.tenure.stopped() => {}
@@ -67,6 +70,7 @@ impl Flusher {
                 Err(error) => {
                     tracing::warn!(shard = %self.tenure.shard().id(), %error, "a flush failed");
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(delay) => {}
                         () = self.tenure.stopped() => {}
                     }
@@ -104,6 +108,11 @@ impl Flusher {
         };
         let started = tokio::time::Instant::now();
         let flushed = self.flush(&memtable, covers).await;
+        #[cfg(test)]
+        if flushed.is_err() && mutants::is_on(Mutant::ForgetsFailed) {
+            let manifest = self.tenure.manifest().await;
+            self.levels.published(memtable.generation(), manifest.sstables, manifest.replay_after);
+        }
         self.progress.send_modify(|p| match &flushed {
             Ok(rows) => {
                 p.published = memtable.generation();
@@ -121,20 +130,24 @@ impl Flusher {
 
     async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<u64> {
         let generation = memtable.generation();
-        let snapshot = Arc::clone(memtable);
-        let batches = tokio::task::spawn_blocking(move || snapshot.for_flush())
-            .await
-            .map_err(|e| Error::NotSupported(format!("the task that prepared generation {generation} ended: {e}")))??;
+        let shard = self.tenure.shard();
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
-        let name = sstable::directory_name(generation);
-        let place = sstable::relative_dir(self.tenure.shard().id(), &name);
-        let meta =
-            sstable::write(self.base.lance_store(), self.base.dataset(), &place, batches, self.base.primary_key())
-                .await?;
+        let name = sstable::directory_name(shard.store().surroundings().fresh_id(), generation);
+        #[cfg(test)]
+        let covers = mutants::covers(covers, &self.tenure);
+        #[cfg(test)]
+        if mutants::is_on(Mutant::PublishesFirst) {
+            self.tenure.publish(Some(SsTable::new(generation, name.clone())), covers).await?;
+        }
+        let meta = self.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
         let mut entry = SsTable::new(generation, name);
         entry.physical_rows = Some(meta.physical_rows);
         entry.in_memory_bytes = Some(meta.in_memory_bytes);
         entry.primary_key_bytes = meta.primary_key_bytes;
+        #[cfg(test)]
+        if mutants::is_on(Mutant::NewestFirst) {
+            entry.generation = self.tenure.current_generation().await;
+        }
         // I5: the files are durable, and every row up to `covers` is in this SSTable or an older one.
         let manifest = self.tenure.publish(Some(entry), covers).await?;
         self.levels.published(generation, manifest.sstables, manifest.replay_after);

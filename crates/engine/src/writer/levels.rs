@@ -157,6 +157,10 @@ impl Levels {
         let held = std::mem::take(&mut state.held);
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
         state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
+        #[cfg(test)]
+        if super::mutants::is_on(super::mutants::Mutant::NewestFirst) {
+            state.frozen.rotate_right(1);
+        }
         self.bell.notify_one();
         Ok(())
     }
@@ -164,6 +168,11 @@ impl Levels {
     /// The oldest frozen MemTable and what it covers.
     pub(crate) fn oldest_frozen(&self) -> Option<(Arc<MemTable>, Position)> {
         let state = self.state.lock();
+        #[cfg(test)]
+        if super::mutants::is_on(super::mutants::Mutant::CoversAllFrozen) {
+            let covers = state.frozen.back().map(|frozen| frozen.covers);
+            return state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), covers.unwrap_or(frozen.covers)));
+        }
         state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), frozen.covers))
     }
 
@@ -185,6 +194,8 @@ impl Levels {
     pub(crate) fn gap_without_rows(&self) -> Option<Position> {
         let state = self.state.lock();
         let empty = state.active.is_empty() && state.frozen.is_empty();
+        #[cfg(test)]
+        let empty = empty || super::mutants::is_on(super::mutants::Mutant::RaisesOverRows);
         (empty && state.applied > state.covered).then_some(state.applied)
     }
 

@@ -3,7 +3,12 @@
 
 mod flush;
 mod levels;
+#[cfg(test)]
+mod mutants;
 mod open_shards;
+#[cfg(test)]
+mod simulation;
+mod sstable_writer;
 mod stats;
 mod table;
 
@@ -11,13 +16,18 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::gc::{BackgroundGc, BaseProgress};
+use fencepost_wal::{
+    Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalStats, WalWriter,
+};
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::base::BaseTable;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::error::{Error, Result};
+use crate::gc;
 use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
 use crate::rows::RowFormat;
@@ -25,6 +35,7 @@ use crate::sharding::{Router, ShardValue};
 use crate::shards;
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
+use sstable_writer::{LanceWriter, SsTableWriter};
 
 pub use levels::MemTableStats;
 pub use stats::WriterStats;
@@ -46,6 +57,7 @@ pub struct ShardWriter {
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
+    gc: Option<BackgroundGc>,
 }
 
 /// What a writer with a MemTable has and a WAL-only one has not.
@@ -75,6 +87,18 @@ impl ShardWriter {
         shard: Shard,
         config: WriterConfig,
     ) -> Result<Self> {
+        let sstables = Arc::new(LanceWriter { base: base.clone() });
+        Self::open_with(base, cache, shard, config, sstables).await
+    }
+
+    /// [`open`](Self::open) with SSTables of another form, which only their writer can read.
+    async fn open_with(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        shard: Shard,
+        config: WriterConfig,
+        sstables: Arc<dyn SsTableWriter>,
+    ) -> Result<Self> {
         // Before anybody is fenced.
         config.validate()?;
         let format = RowFormat::of(&base)?;
@@ -86,14 +110,19 @@ impl ShardWriter {
             ShardValue::All | ShardValue::Unknown => None,
         };
         let WriterConfig { durable, wal, memtable, .. } = config;
+        let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
-                let (wal, memory) = Memory::open(&base, &format, tenure, replay, wal, memtable).await?;
+                let (wal, memory) = Memory::open(sstables, &format, tenure, replay, wal, memtable).await?;
                 (wal, Some(memory))
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
         };
-        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory })
+        let gc = match collected {
+            (tenure, Some(config)) => Some(BackgroundGc::start(tenure, config, base_progress(&base, shard.id()))),
+            (_, None) => None,
+        };
+        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc })
     }
 
     /// The shard.
@@ -287,7 +316,8 @@ impl ShardWriter {
     /// Counters of this writer.
     pub fn stats(&self) -> WriterStats {
         let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
-        WriterStats::new(self.wal.stats(), progress)
+        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WriterStats::new(WalStats { gc, ..self.wal.stats() }, progress)
     }
 
     /// Sizes of the MemTables.
@@ -305,9 +335,18 @@ impl ShardWriter {
     }
 }
 
+/// What the collector of a shard asks before each run.
+fn base_progress(base: &BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'static, Result<BaseProgress, String>> {
+    let base = base.clone();
+    move || {
+        let base = base.clone();
+        Box::pin(async move { gc::progress(&base, id).await.map_err(|error| error.to_string()) })
+    }
+}
+
 impl Memory {
     async fn open(
-        base: &BaseTable,
+        sstables: Arc<dyn SsTableWriter>,
         format: &RowFormat,
         tenure: Tenure,
         replay: Replay,
@@ -325,7 +364,7 @@ impl Memory {
         let feed = Feed { levels: Arc::clone(&levels) };
         let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
         let flusher = Arc::new(Flusher {
-            base: base.clone(),
+            sstables,
             tenure: tenure.clone(),
             levels: Arc::clone(&levels),
             config,

@@ -17,7 +17,7 @@ use crate::merge::{merge, options};
 use crate::support::*;
 
 impl Place {
-    async fn index_by_lance(&self, column: &str) {
+    pub(crate) async fn index_by_lance(&self, column: &str) {
         let mut dataset = self.lance().await.dataset;
         let parameters = ScalarIndexParams::default();
         dataset.create_index(&[column], IndexType::BTree, None, &parameters, false).await.unwrap();

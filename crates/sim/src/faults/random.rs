@@ -5,6 +5,7 @@
 //! when the folders above them carry fresh random ids.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::{Fault, Op};
 use crate::rng::{Rng, mix};
@@ -25,6 +26,10 @@ pub struct RandomFaults {
     pub late_landing: f64,
     /// Creates that do not land and answer with an error ([`Fault::Fail`]).
     pub fail_create: f64,
+    /// Creates that are sent after a pause of up to [`pause`](Self::pause), and then go well.
+    pub slow_create: f64,
+    /// The longest pause of a slow create.
+    pub pause: Duration,
     /// GETs and HEADs that fail once.
     pub fail_get: f64,
     /// LISTs that fail once.
@@ -49,6 +54,8 @@ impl RandomFaults {
             conflict_409: 0.0,
             late_landing: 0.0,
             fail_create: 0.0,
+            slow_create: 0.0,
+            pause: Duration::from_millis(200),
             fail_get: 0.0,
             fail_list: 0.0,
             fail_delete: 0.0,
@@ -105,6 +112,7 @@ impl Dice {
                 (Fault::Conflict409, f.conflict_409),
                 (Fault::LateLanding, f.late_landing),
                 (Fault::Fail, f.fail_create),
+                (Fault::Delay(f.pause), f.slow_create),
             ],
             Op::Get | Op::Head => &[(Fault::Fail, f.fail_get)],
             Op::List => &[(Fault::Fail, f.fail_list)],
@@ -122,6 +130,10 @@ impl Dice {
         }
         for (fault, probability) in table {
             if draw < *probability {
+                if let Fault::Delay(longest) = fault {
+                    // No failure, so it does not count as one of a burst.
+                    return Some(Fault::Delay(longest.mul_f64(draw / probability)));
+                }
                 history.streak += 1;
                 return Some(*fault);
             }

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) echo: f64,
     pub(crate) unavailable: f64,
     pub(crate) slow: f64,
+    /// No answer for a long time; it lands then.
+    pub(crate) hang: f64,
     /// Begins a time in which everything of the process is refused.
     pub(crate) throttle: f64,
     /// The process dies before or after the request.
@@ -74,6 +76,12 @@ pub(crate) struct Habits {
     pub(crate) writers: u64,
     pub(crate) collectors: u64,
     pub(crate) followers: u64,
+    /// Processes that make checkpoints.
+    pub(crate) keepers: u64,
+    /// Of a collector to merge a generation into the base first.
+    pub(crate) merge: f64,
+    /// Sentinels that a claim begins with.
+    pub(crate) fence_width: usize,
     /// Rounds of appends, flushes, … of all writers together.
     pub(crate) rounds: u64,
     pub(crate) faults: Faults,
@@ -106,6 +114,7 @@ impl Habits {
             echo: fault(0.25),
             unavailable: fault(0.15),
             slow: fault(0.1),
+            hang: fault(0.04),
             throttle: fault(0.01),
             death: fault(0.03),
         };
@@ -124,22 +133,37 @@ impl Habits {
         }
         let lengths =
             Lengths { short: rng.below(4), minutes: rng.below(3), days: rng.below(4), until_event: 1 + rng.below(6) };
+        // Long bursts leave the serial zone, many short rounds meet more takeovers.
+        let (rounds, burst) = *rng.pick(&[(60, 1), (40, 4), (25, 12), (12, 50)]).unwrap_or(&(40, 4));
+        // In a crowd of stragglers: long tenures of a wide window, whose PUTs get lost and land under the next ones.
+        let stragglers = rng.chance(0.25);
+        let (rounds, burst) = if stragglers { (14, 60) } else { (rounds, burst) };
+        let faults = match stragglers {
+            true => {
+                Faults { late: 0.05 + 0.15 * rng.unit(), hang: 0.03 * rng.unit(), death: 0.01, throttle: 0.0, ..faults }
+            }
+            false => faults,
+        };
+        let wide = [1, 2, 4, 32].split_at(if stragglers { 2 } else { 0 }).1;
         Self {
             kind: if rng.chance(0.75) { Kind::MemTable } else { Kind::WalOnly },
             writers: 1 + rng.below(4),
             collectors: u64::from(rng.chance(0.85)) + u64::from(rng.chance(0.25)),
             followers: rng.below(3),
-            rounds: 30 + rng.below(120),
+            keepers: u64::from(rng.chance(0.4)),
+            merge: *rng.pick(&[0.0, 0.2, 0.8]).unwrap_or(&0.2),
+            fence_width: *rng.pick(&[1, 1, 1, 2, 8]).unwrap_or(&1),
+            rounds,
             faults,
             stalls,
             lengths,
-            max_in_flight: *rng.pick(&[1, 2, 4, 32]).unwrap_or(&4),
+            max_in_flight: *rng.pick(wide).unwrap_or(&4),
             long_pause: *rng.pick(&[0.0, 0.02, 0.1, 0.25]).unwrap_or(&0.0),
-            leave: *rng.pick(&[0.0, 0.05, 0.2, 0.5]).unwrap_or(&0.0),
+            leave: if stragglers { 0.2 } else { *rng.pick(&[0.0, 0.05, 0.2, 0.5]).unwrap_or(&0.0) },
             flush: *rng.pick(&[0.1, 0.3, 0.7]).unwrap_or(&0.3),
             partial: *rng.pick(&[0.0, 0.3, 0.8]).unwrap_or(&0.3),
             min_age: Duration::from_secs(*rng.pick(&[0, 0, 0, 3600]).unwrap_or(&0)),
-            burst: *rng.pick(&[2, 6, 20, 60]).unwrap_or(&6),
+            burst,
             plain: *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2),
         }
     }

@@ -9,6 +9,7 @@ mod collector;
 mod coverage;
 mod follower;
 mod habits;
+mod keeper;
 mod network;
 mod oracle;
 mod process;
@@ -18,6 +19,9 @@ mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+#[cfg(feature = "mutants")]
+pub use fencepost_wal::mutants::Mutant;
 
 use fencepost_wal::{ManifestStore, Shard, ShardManifest};
 use tokio::task::JoinSet;
@@ -83,12 +87,22 @@ pub fn simulate(seed: u64, trace: bool) -> Report {
     })
 }
 
+/// The same with a rule of the protocol turned off.
+#[cfg(feature = "mutants")]
+pub fn simulate_mutant(seed: u64, trace: bool, mutant: Mutant) -> Report {
+    fencepost_wal::mutants::set(Some(mutant));
+    let report = simulate(seed, trace);
+    fencepost_wal::mutants::set(None);
+    report
+}
+
 /// What a process is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Writer,
     Collector,
     Follower,
+    Keeper,
 }
 
 async fn run(world: &Arc<World>, rng: &mut Rng) {
@@ -100,6 +114,7 @@ async fn run(world: &Arc<World>, rng: &mut Rng) {
         (Role::Writer, world.habits.writers),
         (Role::Collector, world.habits.collectors),
         (Role::Follower, world.habits.followers),
+        (Role::Keeper, world.habits.keepers),
     ];
     for (role, count) in roles {
         for number in 0..count {
@@ -146,6 +161,7 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
             Role::Writer => 'w',
             Role::Collector => 'c',
             Role::Follower => 'f',
+            Role::Keeper => 'k',
         };
         let process = Process::new(&world, format!("{letter}{number}.{incarnation}"), dice.fork());
         let Ok(shard) = network::shard_of(&process) else { return };
@@ -153,6 +169,8 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
         let life = async {
             match role {
                 Role::Writer => {
+                    // A takeover costs a round too, so that those who only fence each other come to an end.
+                    world.take_round();
                     let wrote = writer::write(&process, &shard).await;
                     if let Err(error) = wrote {
                         world.fail(&process.name, Invariant::Truth, format!("a writer could not go on: {error}"));
@@ -161,12 +179,15 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
                 Role::Collector => {
                     while world.rounds_left() > 0 {
                         process.pause().await;
-                        if let Err(error) = collector::collect(&process, &shard).await {
+                        let seen = world.changes();
+                        if let Err(error) = collector::collect_once(&process, &shard).await {
                             writer::judge_error(&process, &error);
                         }
+                        world.wait_for_change(seen).await;
                     }
                 }
                 Role::Follower => follower::follow(&process, &shard).await,
+                Role::Keeper => keeper::keep(&process, &shard).await,
             }
         };
         live(&process, life).await;
@@ -193,7 +214,7 @@ async fn last_look(world: &Arc<World>, rng: &mut Rng) {
     }
     let verdict = world.state().oracle.check_rows();
     world.judge("last", verdict);
-    if let Err(error) = collector::collect(&process, &shard).await {
+    if let Err(error) = collector::collect_once(&process, &shard).await {
         writer::judge_error(&process, &error);
     }
 }

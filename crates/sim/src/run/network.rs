@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,12 +15,14 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
 use super::habits::{Faults, spread};
+use super::oracle::Invariant;
 use super::process::{Process, Virtual, draw_patience};
-use super::world::{Answer, ObjectKind, Request, World};
+use super::world::{Answer, Moment, ObjectKind, Request, World};
 
 /// The shard of every run.
 pub(crate) fn shard_id() -> ShardId {
@@ -53,6 +54,7 @@ enum Fate {
     Echo,
     Unavailable,
     Slow,
+    Hang,
     Throttle,
 }
 
@@ -75,6 +77,7 @@ impl Fate {
             (Self::Echo, f.echo, creates),
             (Self::Unavailable, f.unavailable, true),
             (Self::Slow, f.slow, true),
+            (Self::Hang, f.hang, creates),
             (Self::Throttle, f.throttle, true),
         ];
         let mut draw = process.roll(crate::Rng::unit);
@@ -102,7 +105,7 @@ impl Network {
         let habits = &process.world.habits;
         let chance = |p: &[f64]| process.chance(p.get(point).copied().unwrap_or_default());
         if chance(&habits.stalls.before) {
-            process.stall(format_args!("before {request} {kind}"));
+            process.stall(format_args!("before {request} {kind}"), Some(&kind));
             process.pass().await;
         }
         if process.chance(habits.faults.death / 2.0) {
@@ -134,13 +137,26 @@ impl Network {
                 tokio::time::sleep(latency).await;
                 Err(broken("timeout"))
             }
+            Fate::Hang => {
+                // It lands and is answered some time, unless it is given up before.
+                let moment = process.draw_moment(Some(&kind));
+                self.wire(path, request.clone(), moment).await.unwrap_or_else(|_| Err(broken("the run ended")))
+            }
             Fate::Fine | Fate::Slow | Fate::LostAck | Fate::LostAckAsExists | Fate::Echo => {
-                let answer = self.wire(path, request.clone(), latency);
+                let moment = Moment { at: Instant::now() + latency, event: None };
+                let answer = self.wire(path, request.clone(), moment);
                 if process.chance(habits.faults.death / 2.0) {
                     process.die(&format!("with {request} {kind} on the wire"));
                     process.pass().await;
                 }
-                let answer = answer.await.unwrap_or_else(|_| Err(broken("the run ended")));
+                let answer = answer.await.unwrap_or_else(|_| {
+                    process.world.fail(
+                        &process.name,
+                        Invariant::Panic,
+                        format!("the oracle panicked at {request} {kind}"),
+                    );
+                    Err(broken("the run ended"))
+                });
                 match (fate, answer) {
                     (Fate::LostAck, _) => Err(broken("timeout")),
                     (Fate::LostAckAsExists, Ok(_)) => {
@@ -155,27 +171,33 @@ impl Network {
             }
         };
         if chance(&habits.stalls.after) {
-            process.stall(format_args!("after {request} {kind}"));
+            process.stall(format_args!("after {request} {kind}"), Some(&kind));
         }
         process.pass().await;
         answer
     }
 
     /// The request on its way; it arrives also if nobody waits for its answer any more.
-    fn wire(&self, path: &Path, request: Request, latency: Duration) -> oneshot::Receiver<Result<Answer>> {
+    fn wire(&self, path: &Path, request: Request, moment: Moment) -> oneshot::Receiver<Result<Answer>> {
         let (sender, answer) = oneshot::channel();
-        let (world, name, path) = (Arc::clone(&self.process.world), self.process.name.clone(), path.clone());
+        let (process, path) = (Arc::clone(&self.process), path.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(latency).await;
+            match moment.event {
+                None => tokio::time::sleep_until(moment.at).await,
+                Some(_) => process.world.wait_for(&moment).await,
+            }
+            if sender.is_closed() && !process.abandoned_arrives(&ObjectKind::of(&path)).await {
+                return process.note(format_args!("{request} {} is lost", ObjectKind::of(&path)));
+            }
             // Nobody waits any more: the process that sent it is gone.
-            let _ = sender.send(world.arrive(&name, &path, &request));
+            let _ = sender.send(process.world.arrive(&process.name, &path, &request));
         });
         answer
     }
 
     /// The same request, landing at some later moment, under its own condition.
     fn land_late(&self, path: &Path, request: Request) {
-        let moment = self.process.draw_moment();
+        let moment = self.process.draw_moment(Some(&ObjectKind::of(path)));
         let (process, path) = (Arc::clone(&self.process), path.clone());
         tokio::spawn(async move {
             process.world.wait_for(&moment).await;

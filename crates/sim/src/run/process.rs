@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::habits::spread;
-use super::world::{Event, Moment, World};
+use super::world::{Event, Moment, ObjectKind, World};
 use crate::lock;
 use crate::rng::Rng;
 
@@ -24,6 +24,8 @@ const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+/// Later stalls of a process are short, so that a run comes to an end.
+const MOST_LONG_STALLS: u32 = 6;
 
 /// One process, from its start to its death or the end of the run.
 pub(crate) struct Process {
@@ -40,6 +42,7 @@ struct State {
     stalled: Option<Moment>,
     dead: bool,
     throttled_until: Option<Instant>,
+    long_stalls: u32,
 }
 
 impl fmt::Debug for Process {
@@ -94,8 +97,17 @@ impl Process {
     }
 
     /// Stops the whole process for a while, whoever of its tasks it is that stalls.
-    pub(crate) fn stall(&self, why: fmt::Arguments<'_>) {
-        let moment = self.draw_moment();
+    pub(crate) fn stall(&self, why: fmt::Arguments<'_>, at: Option<&ObjectKind>) {
+        if self.is_stalled() {
+            return;
+        }
+        let moment = match lock(&self.state).long_stalls < MOST_LONG_STALLS {
+            true => self.draw_moment(at),
+            false => Moment { at: Instant::now() + self.roll(|dice| spread(dice, 1, 20 * SECOND)), event: None },
+        };
+        if moment.event.is_some() || moment.at > Instant::now() + Duration::from_millis(3 * HOUR) {
+            lock(&self.state).long_stalls += 1;
+        }
         self.note(format_args!("stalls {why}{}", until(&moment)));
         self.world.count("stalls");
         lock(&self.state).stalled = Some(moment);
@@ -135,7 +147,9 @@ impl Process {
     }
 
     /// A moment in the future: of a stall's end, of a late landing.
-    pub(crate) fn draw_moment(&self) -> Moment {
+    ///
+    /// Many of those at a certain object come when it has been collected: that is what a stalled process must survive.
+    pub(crate) fn draw_moment(&self, object: Option<&ObjectKind>) -> Moment {
         let lengths = self.world.habits.lengths;
         let (kind, at, event, more) = self.roll(|dice| {
             let all = lengths.short + lengths.minutes + lengths.days + lengths.until_event;
@@ -150,8 +164,40 @@ impl Process {
             let event = dice.pick(&events).copied().unwrap_or(Event::Collected);
             (kind, at, event, 1 + dice.below(3))
         });
+        let targeted = match object {
+            Some(ObjectKind::Entry(position)) => Some((Event::CollectedUpTo, *position)),
+            Some(ObjectKind::Manifest(version)) => Some((Event::PrunedUpTo, *version)),
+            _ => None,
+        };
         let by_event = kind >= lengths.short + lengths.minutes + lengths.days;
+        if let Some(targeted) = targeted.filter(|_| by_event && self.roll(|dice| dice.chance(0.6))) {
+            let came_back = (Event::CameBack, self.world.events(Event::CameBack) + 1);
+            let event = if targeted.0 == Event::PrunedUpTo && more == 1 { came_back } else { targeted };
+            return Moment { at: Instant::now() + Duration::from_millis(60 * DAY), event: Some(event) };
+        }
         Moment { at: Instant::now() + at, event: by_event.then(|| (event, self.world.events(event) + more)) }
+    }
+
+    /// The fate of a request whose sender waits no longer, because it died or stopped: it is lost (`false`), or arrives,
+    /// often when a successor has just claimed the shard.
+    pub(crate) async fn abandoned_arrives(&self, object: &ObjectKind) -> bool {
+        if self.world.is_calm() {
+            return true;
+        }
+        let (fate, at, after) =
+            self.roll(|dice| (dice.below(10), spread(dice, MINUTE, 2 * DAY), spread(dice, 1, 2000)));
+        match fate {
+            0..3 => return false,
+            3..7 => {
+                let event = (Event::Claimed, self.world.events(Event::Claimed) + 1);
+                self.world.wait_for(&Moment { at: Instant::now() + at, event: Some(event) }).await;
+                tokio::time::sleep(after).await;
+            }
+            7 | 8 => self.world.wait_for(&self.draw_moment(Some(object))).await,
+            _ => {}
+        }
+        self.world.count("requests that arrived without their sender");
+        true
     }
 
     /// A pause between two things that the process does by itself.
@@ -215,7 +261,7 @@ impl<F: Future> Future for Stalling<'_, F> {
             }
             let process = self.process;
             if !process.is_stalled() && process.chance(process.world.habits.stalls.at_poll) {
-                process.stall(format_args!("between two instructions"));
+                process.stall(format_args!("between two instructions"), None);
             }
             if !process.is_stalled() {
                 return self.life.as_mut().poll(cx);

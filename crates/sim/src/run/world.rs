@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::coverage::Coverage;
 use super::habits::{Habits, Kind, Point};
 use super::oracle::{Invariant, Oracle, Violation};
-use super::trace::Trace;
+use super::trace::{Trace, fnv};
 use crate::lock;
 
 /// What others wait for: a stalled process sleeps until one of these has happened a few times.
@@ -25,9 +25,16 @@ pub(crate) enum Event {
     Published,
     Collected,
     Pruned,
+    /// A forgotten manifest came back.
+    CameBack,
+    /// Not how often: the highest position that was collected.
+    CollectedUpTo,
+    /// Not how often: the highest version that was pruned.
+    PrunedUpTo,
 }
 
-const EVENTS: [Event; 4] = [Event::Claimed, Event::Published, Event::Collected, Event::Pruned];
+/// How many kinds of events there are.
+pub(crate) const EVENTS: usize = 7;
 
 /// When something goes on: at a time, or earlier if others have done something often enough.
 #[derive(Debug, Clone, Copy)]
@@ -142,9 +149,11 @@ pub(crate) struct State {
     pub(crate) coverage: Coverage,
     trace: Trace,
     violation: Option<Violation>,
-    events: [u64; EVENTS.len()],
+    events: [u64; EVENTS],
     rounds_left: u64,
     calm: bool,
+    /// Objects created and deleted.
+    changes: u64,
 }
 
 /// The shared side of a run.
@@ -166,9 +175,10 @@ impl World {
             coverage: Coverage::default(),
             trace: Trace::new(trace),
             violation: None,
-            events: [0; EVENTS.len()],
+            events: [0; EVENTS],
             rounds_left: habits.rounds,
             calm: false,
+            changes: 0,
         };
         Arc::new(Self {
             habits,
@@ -262,6 +272,26 @@ impl World {
         }
     }
 
+    pub(crate) fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Waits until the store is another than after `seen` changes, for a day at most.
+    pub(crate) async fn wait_for_change(&self, seen: u64) {
+        let at = Instant::now() + Duration::from_secs(24 * 3600);
+        loop {
+            let news = self.news.notified();
+            if self.is_calm() || self.changes() != seen || Instant::now() >= at {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = news => {}
+                () = tokio::time::sleep_until(at) => {}
+            }
+        }
+    }
+
     /// Records what the oracle found; the first violation ends the run.
     pub(crate) fn judge(&self, who: &str, found: Result<(), Violation>) {
         if let Err(violation) = found {
@@ -293,6 +323,7 @@ impl World {
         let mut found = Ok(());
         let answer = {
             let state = &mut *self.state();
+            state.oracle.tick(wall_clock_at(now));
             let answer = match request {
                 Request::Create(_) if state.objects.contains_key(path) => {
                     Err(StoreError::AlreadyExists { path: path.to_string(), source: "it is there".into() })
@@ -302,6 +333,7 @@ impl World {
                     let events = state.oracle.events();
                     found = state.oracle.created(&kind, bytes, &mut state.coverage);
                     state.add_events(events);
+                    state.changes += 1;
                     Ok(Answer::Done)
                 }
                 Request::Get => match state.objects.get(path) {
@@ -314,6 +346,7 @@ impl World {
                         let events = state.oracle.events();
                         found = state.oracle.deleted(&kind, &mut state.coverage);
                         state.add_events(events);
+                        state.changes += 1;
                     }
                     // As S3 answers it.
                     Ok(Answer::Done)
@@ -325,11 +358,17 @@ impl World {
                 Err(StoreError::NotFound { .. }) => "absent".to_owned(),
                 Err(_) => "exists".to_owned(),
             };
-            let detail = match request {
-                Request::Create(bytes) => state.oracle.describe(&kind, bytes),
-                _ => String::new(),
-            };
-            state.trace.line(now, who, format_args!("{request} {kind} {outcome}{detail}"));
+            match request {
+                Request::Create(bytes) => {
+                    let content = fnv(0, bytes) as u32;
+                    state.trace.line(now, who, format_args!("{request} {kind} #{content:08x} {outcome}"));
+                    if state.trace.is_kept() {
+                        let detail = state.oracle.describe(&kind, bytes);
+                        state.trace.detail(&detail);
+                    }
+                }
+                _ => state.trace.line(now, who, format_args!("{request} {kind} {outcome}")),
+            }
             answer
         };
         self.news.notify_waiters();
@@ -345,7 +384,7 @@ impl State {
         found.map(|(path, object)| meta(path, object)).collect()
     }
 
-    fn add_events(&mut self, before: [u64; 4]) {
+    fn add_events(&mut self, before: [u64; EVENTS]) {
         let after = self.oracle.events();
         for ((count, before), after) in self.events.iter_mut().zip(before).zip(after) {
             *count += after - before;

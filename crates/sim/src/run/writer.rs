@@ -62,6 +62,8 @@ struct Writer<'a> {
     number: usize,
     ending: AtomicBool,
     ended: Notify,
+    /// One flush at a time, each of what the one before it left.
+    flushing: tokio::sync::Mutex<()>,
 }
 
 /// Judges an error that `process` was given: those that only a broken log can give are violations.
@@ -79,7 +81,9 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
         // Below R it may have been collected: the reader was replaced meanwhile.
         Error::LogHole { position, .. } => position.get() > world.state().oracle.replay_after(),
         Error::Poisoned { reason, .. } => {
-            reason.contains("beyond the reach") || reason.contains("of this very writer with other rows")
+            reason.contains("beyond the reach")
+                || reason.contains("of this very writer with other rows")
+                || reason.contains("panicked")
         }
         _ => false,
     };
@@ -91,8 +95,11 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
 /// One life of a writer, from its claim to its end. `Ok(false)`: it never owned the shard.
 pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool> {
     let (budget, prefetch) = process.roll(|dice| (*dice.pick(&[0, 2000, 1 << 20]).unwrap_or(&0), 1 + dice.below(8)));
-    let fence_width = process.roll(|dice| *dice.pick(&[1, 1, 2, 8]).unwrap_or(&1));
-    let options = OpenOptions { replay_budget_bytes: budget, prefetch: prefetch as usize, fence_width };
+    let options = OpenOptions {
+        replay_budget_bytes: budget,
+        prefetch: prefetch as usize,
+        fence_width: process.world.habits.fence_width,
+    };
     let Opened { tenure, replay } = match open(shard, &options).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -115,8 +122,16 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
         judge_error(process, &error);
         return Ok(false);
     }
-    let writer =
-        Writer { process, tenure, recorded, memtable, number, ending: AtomicBool::new(false), ended: Notify::new() };
+    let writer = Writer {
+        process,
+        tenure,
+        recorded,
+        memtable,
+        number,
+        ending: AtomicBool::new(false),
+        ended: Notify::new(),
+        flushing: tokio::sync::Mutex::default(),
+    };
     match process.chance(process.world.habits.plain) {
         true => writer.run_plain(options).await?,
         false => writer.run_batched().await?,
@@ -138,7 +153,7 @@ async fn take_replay(process: &Process, tenure: &Tenure, mut replay: Replay, mem
     let state = process.world.state();
     // If R has moved, somebody else owns the shard, and what stands below R may be anything.
     if state.oracle.replay_after() == after {
-        let there = (after + 1..tenure.sentinel().get()).map(|at| (at, state.oracle.live_at(at).to_vec()));
+        let there = (after + 1..=tenure.sentinel().get()).map(|at| (at, state.oracle.live_at(at).to_vec()));
         let expected: Vec<_> = there.filter(|(_, ids)| !ids.is_empty()).collect();
         drop(state);
         if found != expected {
@@ -210,6 +225,7 @@ impl Writer<'_> {
             max_in_flight: self.process.world.habits.max_in_flight,
             flush_interval: Duration::from_millis(20),
             max_buffer_bytes: 4 << 10,
+            gc: None,
             ..WalConfig::default()
         };
         let writer = WalWriter::start(self.tenure.clone(), schema()?, config, Sink(Arc::clone(&self.memtable)))?;
@@ -363,6 +379,7 @@ impl Writer<'_> {
     }
 
     async fn flush(&self, partial: bool) {
+        let _turn = self.flushing.lock().await;
         let flushed = match self.process.world.kind() {
             Kind::MemTable => self.publish(partial).await,
             Kind::WalOnly => self.truncate(partial).await,

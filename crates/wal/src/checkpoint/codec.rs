@@ -41,7 +41,7 @@ struct CheckpointObject {
 }
 const TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
 
-pub(super) fn encode(checkpoint: &ShardCheckpoint) -> Vec<u8> {
+pub(crate) fn encode(checkpoint: &ShardCheckpoint) -> Vec<u8> {
     let message = CheckpointObject {
         checksum: None,
         format_version: FORMAT_VERSION,
@@ -67,7 +67,7 @@ pub(super) fn encode(checkpoint: &ShardCheckpoint) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::Corrupt`], naming `object`, if it is not that, or was written by a newer Fencepost.
-pub(super) fn decode(object: &str, bytes: &[u8], shard: ShardId, id: Uuid) -> Result<ShardCheckpoint> {
+pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, id: Uuid) -> Result<ShardCheckpoint> {
     let corrupt = |reason: String| Error::corrupt(object, reason);
     if bytes.len() > MAX_BYTES {
         return Err(corrupt(format!("it has {} bytes, a checkpoint has at most {MAX_BYTES}", bytes.len())));

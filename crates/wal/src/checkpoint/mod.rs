@@ -2,7 +2,7 @@
 //! a copy of the pinned manifest, and counts while the latest manifest lists it and it has not expired. Nobody is
 //! fenced here; what a checkpoint is used for (clones, reading as of then) is not decided here.
 
-mod codec;
+pub(crate) mod codec;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, Position};
 use crate::liveness::EntryKind;
 use crate::manifest::{Extension, Fence, ManifestStore, ShardManifest};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::shard::Shard;
 use crate::tailer::WalTailer;
@@ -124,6 +125,7 @@ pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkp
             // Derived from exactly the pinned version: what a collector has dropped since is not there any more (I7).
             let changed = match manifest == latest {
                 true => Ok(with_checkpoint(pinned.clone(), listed.clone())),
+                false if is_on(Mutant::CheckpointNotOfItsVersion) => Ok(with_checkpoint(manifest, listed.clone())),
                 false => {
                     moved_on.store(true, Ordering::Relaxed);
                     Err(Error::Contention { shard: shard.id(), attempts: 1 })
@@ -170,6 +172,10 @@ pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Res
             match found {
                 Some(checkpoint) if checkpoint.is_live(now) => checkpoint.expires_at_ms = expires_at_ms,
                 Some(_) => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "has expired" }),
+                None if is_on(Mutant::RefreshWithoutLook) => {
+                    let again = listed_as(&read_object(shard, id).await?, expires_at_ms);
+                    extension(&mut next).checkpoints.push(again);
+                }
                 None => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed" }),
             }
             Ok(next)
@@ -231,11 +237,16 @@ pub async fn list(shard: &Shard, name: Option<&str>) -> Result<Vec<Checkpoint>> 
 /// # Errors
 /// [`Error::NoCheckpoint`]; [`Error::Corrupt`] if its object is damaged or missing.
 pub async fn read(shard: &Shard, id: Uuid) -> Result<ShardCheckpoint> {
-    let listed = list(shard, None).await?;
-    if !listed.iter().any(|c| c.id == id) {
-        return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed, or has expired" });
+    let is_listed = async || Ok::<_, Error>(list(shard, None).await?.iter().any(|c| c.id == id));
+    let gone = || Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed, or has expired" };
+    if !is_listed().await? {
+        return Err(gone());
     }
-    read_object(shard, id).await
+    match read_object(shard, id).await {
+        // It went between the two looks, which is no damage.
+        Err(Error::Corrupt { .. }) if !is_listed().await? => Err(gone()),
+        found => found,
+    }
 }
 
 /// A checkpoint's object, listed or not.

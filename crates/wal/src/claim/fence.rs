@@ -8,12 +8,13 @@ use crate::entry::{decode, encode_sentinel};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
 use crate::liveness::MAX_IN_FLIGHT;
+use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 use crate::slot::{Placed, place};
 
 /// How often a live predecessor may take every position that sentinels were meant for. From the sixth time on, 32
 /// positions in a row.
-const MAX_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 32;
 
 /// Where a tenure begins.
 pub(super) struct Stand {
@@ -46,6 +47,9 @@ pub(super) struct Stand {
 ///   when one of ours stands there is no hole up to the last one: that is what makes it the landed position that the
 ///   record names, and what is behind the first of ours is known to be dead and becomes a fence (schedule 14).
 pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>, width: u64) -> Result<Stand> {
+    if is_on(Mutant::NoSentinel) {
+        return Ok(Stand { own: Vec::new(), last: super::before(reading.next) });
+    }
     let bytes = encode_sentinel(&claim.identity)?;
     let mut width = width;
     for _ in 0..MAX_ROUNDS {
@@ -72,8 +76,9 @@ pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_
         if !own.is_empty() {
             return Ok(Stand { own, last: super::before(reading.next) });
         }
+        reading.tries += 1;
         reading.read_on().await?;
         width = (2 * width).min(MAX_IN_FLIGHT);
     }
-    Err(Error::Outrun { shard: shard.id(), attempts: MAX_ROUNDS })
+    Err(reading.outrun())
 }

@@ -17,7 +17,7 @@ use crate::shard::Shard;
 
 /// Half-made files in `wal/`, `manifest/` and `checkpoints/`; none where objects are no files. (Those in an SSTable's
 /// folder go with it.)
-pub(super) async fn find(shard: &Shard) -> Result<Vec<Found<LeftoverFound>>> {
+pub(crate) async fn find(shard: &Shard) -> Result<Vec<Found<LeftoverFound>>> {
     let Some(root) = shard.store().local_path(shard.root()) else {
         return Ok(Vec::new());
     };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::leftovers;
 use super::plan::{CheckpointObject, DirectoryFound, Found, Inputs};
-use super::{BaseProgress, GcOptions};
+use super::{BaseProgress, GcOptions, contention};
 use crate::checkpoint::{self, ShardCheckpoint};
 use crate::error::{Error, Result};
 use crate::ids::{Generation, ManifestVersion, Position};
@@ -20,6 +20,8 @@ use crate::shard::Shard;
 
 /// Requests that run at once.
 const READS_AT_ONCE: usize = 16;
+/// How often others may change the shard while it is looked at.
+const MAX_ROUNDS: usize = 16;
 
 /// Gathers what a plan needs; `None` if the shard does not exist.
 ///
@@ -28,10 +30,28 @@ const READS_AT_ONCE: usize = 16;
 /// not known then, and nothing may be collected.
 pub async fn look(shard: &Shard, base: &BaseProgress, options: &GcOptions) -> Result<Option<Inputs>> {
     let manifests = ManifestStore::new(shard.clone());
-    // Schedule 28: only a manifest that a LIST after it was read still shows as the newest.
-    let Some(manifest) = manifests.latest_certain().await? else {
-        return Ok(None);
-    };
+    for _ in 0..MAX_ROUNDS {
+        // Schedule 28: only a manifest that a LIST after it was read still shows as the newest.
+        let Some(manifest) = manifests.latest_certain().await? else {
+            return Ok(None);
+        };
+        let version = manifest.version;
+        match gather(shard, &manifests, manifest, base, options).await {
+            // A checkpoint that this manifest lists may have gone with a newer one, which is no damage.
+            Err(Error::Corrupt { .. }) if manifests.latest_certain().await?.is_none_or(|m| m.version != version) => {}
+            gathered => return gathered.map(Some),
+        }
+    }
+    Err(contention(shard.id(), MAX_ROUNDS))
+}
+
+async fn gather(
+    shard: &Shard,
+    manifests: &ManifestStore,
+    manifest: ShardManifest,
+    base: &BaseProgress,
+    options: &GcOptions,
+) -> Result<Inputs> {
     let mut inputs = Inputs {
         manifest,
         settled: None,
@@ -51,7 +71,7 @@ pub async fn look(shard: &Shard, base: &BaseProgress, options: &GcOptions) -> Re
         sort_in(shard, &object, &mut inputs, &mut objects, &mut folders);
     }
     inputs.sstables = folders.into_values().collect();
-    inputs.settled = settled(&manifests, &inputs).await?;
+    inputs.settled = settled(manifests, &inputs).await?;
 
     let live = inputs.manifest.checkpoints().iter().filter(|c| c.is_live(inputs.now)).map(|c| c.id);
     let live: Vec<Uuid> = live.collect();
@@ -71,7 +91,7 @@ pub async fn look(shard: &Shard, base: &BaseProgress, options: &GcOptions) -> Re
     });
     let judged: Vec<_> = judged.buffered(READS_AT_ONCE).try_collect().await?;
     inputs.checkpoints = judged;
-    Ok(Some(inputs))
+    Ok(inputs)
 }
 
 /// The only version after which an unlisted checkpoint could have been listed; `None` if it cannot be decoded or is
@@ -141,7 +161,7 @@ fn sort_in(
 }
 
 /// The generation of a folder that is named `{8 hex}_gen_{generation}`; `None` for any other.
-fn generation_of(folder: &str) -> Option<Generation> {
+pub(crate) fn generation_of(folder: &str) -> Option<Generation> {
     let (random, generation) = folder.split_once("_gen_")?;
     let is_ours = random.len() == 8 && random.bytes().all(|b| b.is_ascii_hexdigit());
     let number: u64 = generation.parse().ok().filter(|n: &u64| n.to_string() == generation)?;

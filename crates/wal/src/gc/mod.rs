@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::ids::{Generation, ManifestVersion};
 
 pub use background::{BackgroundGc, GcConfig, GcStats};
+pub(crate) use leftovers::find as find_leftovers;
+pub(crate) use look::generation_of;
 pub use look::look;
 pub use plan::{
     CheckpointObject, Deletion, DirectoryFound, Found, Inputs, KEEP_MANIFESTS, LeftoverFound, LeftoverOf, MANIFEST_AGE,

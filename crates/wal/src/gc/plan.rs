@@ -10,6 +10,7 @@ use super::{BaseProgress, GcKind, GcOptions, Kept, Refusal};
 use crate::checkpoint::ShardCheckpoint;
 use crate::ids::{Generation, ManifestVersion, Position};
 use crate::manifest::{Fence, ShardManifest};
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 
 /// The newest manifests that stay, whatever their age.
@@ -271,7 +272,7 @@ impl<'a> Judge<'a> {
         let mut deletions = BTreeMap::new();
         for entry in self.inputs.entries.iter().filter(|e| e.name < self.next.replay_after) {
             let position = entry.name;
-            if fences.contains(&position) {
+            if fences.contains(&position) && !is_on(Mutant::NoFenceRetention) {
                 kept.fences += 1;
             } else if self.next.checkpoints().iter().any(|c| c.holds(position)) {
                 kept.entries_in_checkpoints += 1;

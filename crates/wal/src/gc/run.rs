@@ -10,6 +10,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
 use crate::manifest::ManifestStore;
+use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 
 /// How often a collection starts over because others committed meanwhile, or its own commit had no certain answer.
@@ -73,7 +74,7 @@ async fn commit(shard: &Shard, inputs: &Inputs, plan: &Plan) -> Result<Option<Ma
     let committed = manifests.commit(None, |mut manifest| {
         // I7, schedule 26: derived from exactly the manifest that was judged. A checkpoint that was refreshed, or made,
         // meanwhile is one that the plan knows nothing of.
-        let changed = match manifest == inputs.manifest {
+        let changed = match manifest == inputs.manifest || is_on(Mutant::ExpiryWithoutLook) {
             true => {
                 plan.apply(&mut manifest);
                 Ok(manifest)
@@ -143,7 +144,11 @@ async fn delete(
         store.delete(&path(&checkpoint.path)).await?;
         progress(done(checkpoint));
     }
-    for manifest in of_kind(GcKind::Manifest) {
+    let mut manifests: Vec<&Deletion> = of_kind(GcKind::Manifest).collect();
+    if is_on(Mutant::PruneInAnyOrder) {
+        manifests.reverse();
+    }
+    for manifest in manifests {
         store.delete(&path(&manifest.path)).await?;
         progress(done(manifest));
     }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{Extension, ShardManifest, codec};
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
+use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::retry::is_transient;
 use crate::shard::Shard;
@@ -83,7 +84,7 @@ impl ManifestStore {
             };
             // Absent: pruned between the LIST and the GET, so there is a newer one.
             if let Some(manifest) = self.read(version).await?
-                && asked.elapsed() < SLOW_READ
+                && (asked.elapsed() < SLOW_READ || is_on(Mutant::CollectorLooksOnce))
             {
                 return Ok(Some(manifest));
             }
@@ -104,7 +105,8 @@ impl ManifestStore {
     /// The newest manifest, still shown as the newest by a LIST that began after it was read; `None` if the shard does
     /// not exist. For actors that are no tenure and act on what a manifest lists (merging, collecting): between a LIST
     /// and a GET that stalled, the version may have been pruned and its name have come back with other content
-    /// (protocol section 3, schedule 28).
+    /// (protocol section 3, schedule 28). On `file://` it is durable too: its committer may not have come to its fsync yet,
+    /// and what is deleted because of it does not come back with the manifest of before.
     ///
     /// # Errors
     /// As [`latest`](Self::latest); [`Error::Contention`] if every look finds a newer one.
@@ -113,7 +115,9 @@ impl ManifestStore {
             let Some(manifest) = self.latest().await? else {
                 return Ok(None);
             };
-            if self.newest_version().await? == Some(manifest.version) {
+            if is_on(Mutant::CollectorLooksOnce) || self.newest_version().await? == Some(manifest.version) {
+                // I7: a power loss must not take back what others act on.
+                self.shard.store().settle(&self.shard.manifest_path(manifest.version)).await?;
                 return Ok(Some(manifest));
             }
         }
@@ -213,7 +217,9 @@ impl ManifestStore {
                 Err(StoreError::AlreadyExists { source, path: at }) => {
                     match self.read(manifest.version).await {
                         // I2: our own commit, whose answer was lost.
-                        Ok(Some(found)) if found.commit_id() == manifest.commit_id() => {
+                        Ok(Some(found))
+                            if found.commit_id() == manifest.commit_id() && !is_on(Mutant::CommitRerunOnItself) =>
+                        {
                             let settled = store.settle(&path).await;
                             return settled.map(|()| Created::Ours).map_err(|e| self.unknown(manifest.version, e));
                         }
@@ -248,6 +254,16 @@ impl ManifestStore {
     /// was built upon long ago. It is neither deleted nor tried again: the outcome is unknown.
     async fn lineage_holds(&self, ours: &ShardManifest) -> Result<()> {
         let unknown = |reason: &str| self.unknown(ours.version, reason);
+        if is_on(Mutant::NoLineageCheck) {
+            return Ok(());
+        }
+        if is_on(Mutant::PredecessorOnly) {
+            let before = self.read(ManifestVersion::new(ours.version.get().saturating_sub(1))).await;
+            let before = before.map_err(|e| self.unknown(ours.version, e))?;
+            let parent = ours.extension.as_ref().map(|x| x.parent_commit_id);
+            let stands = ours.version.get() == 1 || before.is_some_and(|m| m.commit_id() == parent);
+            return if stands { Ok(()) } else { Err(unknown("its predecessor is gone")) };
+        }
         let newest = self.newest_version().await.map_err(|e| self.unknown(ours.version, e))?;
         let Some(newest) = newest else {
             return Err(unknown("the manifests vanished after it was written"));

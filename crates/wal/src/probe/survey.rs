@@ -165,7 +165,8 @@ impl Survey {
         Ok(Self { scratch: Scratch::new(store), options })
     }
 
-    /// Races, reads, lists and measures. May be dropped half way.
+    /// Races, reads, lists and measures. May be dropped half way; right after a call of `progress` no PUT is under way
+    /// that could land behind a clean-up's back.
     ///
     /// # Errors
     /// [`Error::StoreUnfit`], naming the promise that was broken; [`Error::Store`] if the store does not answer.
@@ -174,6 +175,7 @@ impl Survey {
         for round in 0..self.options.rounds {
             self.race(round, &mut answers).await?;
             progress(SurveyStep::Races(round + 1, self.options.rounds));
+            a_place_to_stop().await;
         }
         let mut timer = Timer::new(&self.scratch, &self.options);
         timer.warm_up(&mut answers).await?;
@@ -337,6 +339,7 @@ impl<'a> Timer<'a> {
             }
             turn += 1;
             progress(SurveyStep::Puts(self.timed));
+            a_place_to_stop().await;
         }
         Ok(figures(times, 1))
     }
@@ -368,11 +371,17 @@ impl<'a> Timer<'a> {
                     times.in_all += took;
                 }
                 progress(SurveyStep::Puts(self.timed));
+                a_place_to_stop().await;
             }
             turn += 1;
         }
         Ok(figures(times, AT_ONCE))
     }
+}
+
+/// Lets a caller that waits for a step have its turn before the next request is sent.
+async fn a_place_to_stop() {
+    tokio::task::yield_now().await;
 }
 
 const CONDITIONAL: usize = 0;

@@ -82,7 +82,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// An object in `wal/` or `manifest/` whose name neither engine writes.
+    /// An object in `wal/`, `manifest/` or `checkpoints/` whose name neither engine writes.
     FOREIGN_OBJECT = "foreign-object", Damage,
         "no engine reads it; find out which program writes into this folder, then move the object away";
     /// Something in the shard's folder that this version does not know.
@@ -163,6 +163,21 @@ kinds! {
     /// A folder of an SSTable that the manifest does not name.
     UNLISTED_SSTABLE = "unlisted-sstable", Info,
         "nothing: a flush is under way or died, or it waits for garbage collection";
+    /// A checkpoint that the manifest lists has no object.
+    CHECKPOINT_MISSING = "checkpoint-missing", Damage,
+        "restore the object; until then the shard is not garbage-collected. If nobody needs the checkpoint, delete it";
+    /// A checkpoint's object does not decode, or says other than the manifest.
+    CHECKPOINT_DAMAGED = "checkpoint-damaged", Damage,
+        "restore the object; until then the shard is not garbage-collected. If nobody needs the checkpoint, delete it";
+    /// An entry that a checkpoint holds is missing.
+    CHECKPOINT_HOLE = "checkpoint-hole", Damage,
+        "restore the object; the shard itself goes on without it, but the checkpoint's rows are not complete";
+    /// A checkpoint's object that the manifest does not list.
+    UNLISTED_CHECKPOINT = "unlisted-checkpoint", Info,
+        "nothing: it is being made, was deleted, or its maker died; garbage collection removes it";
+    /// A file that a process left half-written.
+    HALF_MADE_FILE = "half-made-file", Info,
+        "nothing: no reader sees it, and garbage collection removes it once its place is settled";
     /// Something that looked like damage and changed while it was looked at.
     IN_DOUBT = "in-doubt", Warning,
         "the shard changed too fast to tell; verify it again";

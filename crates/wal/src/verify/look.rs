@@ -13,8 +13,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::VerifyOptions;
+use crate::checkpoint::{self, ShardCheckpoint};
 use crate::entry::{MAX_ENTRY_BYTES, WalEntry, decode};
 use crate::error::{Error, Result};
+use crate::gc;
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 use crate::manifest::{ManifestStore, ShardManifest};
 use crate::names;
@@ -53,8 +55,11 @@ pub(super) struct FoundEntry {
 pub(super) struct Look {
     pub(super) manifests: BTreeMap<u64, FoundManifest>,
     pub(super) entries: BTreeMap<u64, Content<FoundEntry>>,
-    /// Objects in `wal/` and `manifest/` that are neither.
+    pub(super) checkpoints: BTreeMap<Uuid, Content<ShardCheckpoint>>,
+    /// Objects in `wal/`, `manifest/` and `checkpoints/` that are none.
     pub(super) foreign: Vec<Path>,
+    /// Half-made files, by their place in the shard's folder.
+    pub(super) half_made: Vec<String>,
     /// The folders of the shard.
     pub(super) folders: Vec<String>,
     /// Objects directly in the shard's folder.
@@ -74,6 +79,8 @@ impl Look {
         look.read_log(shard, options).await?;
         let (folders, loose) = shard.store().list_level(shard.root()).await?;
         (look.folders, look.loose) = (folders, loose.into_iter().map(|object| object.location).collect());
+        look.half_made = gc::find_leftovers(shard).await?.into_iter().map(|found| found.name.path).collect();
+        look.read_checkpoints(shard, options).await?;
         look.read_manifests(shard, options).await?;
         look.look_again(shard, options).await?;
         Ok(look)
@@ -139,6 +146,36 @@ impl Look {
         Ok(())
     }
 
+    async fn read_checkpoints(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+        let listed = shard.store().list(&shard.checkpoint_folder()).await?;
+        options.say(listed.len() as u64, 0);
+        for object in listed {
+            let id = object.location.filename().and_then(checkpoint::id_of);
+            match id.filter(|id| shard.checkpoint_path(*id) == object.location) {
+                Some(id) => {
+                    self.bytes += object.size;
+                    self.read_checkpoint(shard, id).await?;
+                }
+                None => self.foreign.push(object.location),
+            }
+            options.say(0, 1);
+        }
+        Ok(())
+    }
+
+    async fn read_checkpoint(&mut self, shard: &Shard, id: Uuid) -> Result<()> {
+        let content = match checkpoint::read_object(shard, id).await {
+            Ok(checkpoint) => Ok(checkpoint),
+            Err(Error::Corrupt { reason, .. }) => Err(reason),
+            Err(error) => return Err(error),
+        };
+        // Absent: deleted since the LIST, or it was listed for nothing.
+        if content.is_ok() || shard.store().get(&shard.checkpoint_path(id)).await?.is_some() {
+            self.checkpoints.insert(id, content);
+        }
+        Ok(())
+    }
+
     /// Asks for what the newest manifest needs of the log and the listing, which is older, did not show.
     async fn look_again(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
         let Some(manifest) = self.newest() else {
@@ -146,6 +183,11 @@ impl Look {
         };
         let missing: Vec<u64> =
             needed(manifest).filter(|n| !self.entries.contains_key(n)).take(MAX_SECOND_LOOKS).collect();
+        let listed = manifest.checkpoints().iter().map(|listed| listed.id);
+        let unread: Vec<Uuid> = listed.filter(|id| !self.checkpoints.contains_key(id)).collect();
+        for id in unread {
+            self.read_checkpoint(shard, id).await?;
+        }
         for n in missing {
             if let Some(entry) = read_entry(shard, Position::new(n), options).await? {
                 self.entries.insert(n, entry);
@@ -175,12 +217,13 @@ impl Look {
 }
 
 /// The positions whose entries a manifest needs: R, from which other readers start, everything above R that it says
-/// had landed, and the fences.
+/// had landed, the fences, and what checkpoints hold.
 pub(super) fn needed(manifest: &ShardManifest) -> impl Iterator<Item = u64> {
     let (r, landed) = (manifest.replay_after.get(), manifest.landed_up_to().get());
     let replay_point = (r > 0).then_some(r);
     let fences = manifest.fences().iter().map(|fence| fence.position.get());
-    replay_point.into_iter().chain(fences).chain((r..landed).map(|n| n + 1))
+    let held = manifest.checkpoints().iter().flat_map(|c| (c.replay_after.get()..c.tail.get()).map(|n| n + 1));
+    replay_point.into_iter().chain(fences).chain((r..landed).map(|n| n + 1)).chain(held)
 }
 
 async fn read_entry(
@@ -236,13 +279,6 @@ impl VerifyOptions<'_> {
         let kib = (object_bytes / KIB as u64).saturating_add(1);
         u32::try_from(kib).unwrap_or(u32::MAX).min(u32::try_from(self.budget_kib()).unwrap_or(u32::MAX))
     }
-}
-
-/// The generation that a folder of this name would hold, if it is named as those of SSTables: `{8 hex}_gen_{n}`.
-pub(super) fn sstable_generation(folder: &str) -> Option<u64> {
-    let (random, generation) = folder.split_once("_gen_")?;
-    let named = random.len() == 8 && random.bytes().all(|b| b.is_ascii_hexdigit());
-    generation.parse().ok().filter(|_| named)
 }
 
 /// The version that the hint file names.

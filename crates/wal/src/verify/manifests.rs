@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::kinds::*;
-use super::look::{Look, hinted, sstable_generation, sstable_path};
+use super::look::{Look, hinted, sstable_path};
 use super::{Findings, MAX_NAMED};
-use crate::ids::{Epoch, ManifestVersion};
+use crate::gc::generation_of;
+use crate::ids::{Epoch, ManifestVersion, Position};
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
 
@@ -132,6 +133,7 @@ fn judge_newest(shard: &Shard, look: &Look, manifest: &ShardManifest, found: &mu
         }
     }
     judge_sstables(shard, look, manifest, &object, found);
+    judge_checkpoints(shard, look, manifest, found);
     if manifest.collectable().is_err() {
         found.add(UNADOPTED, &object, "another engine wrote to the shard");
     }
@@ -161,14 +163,64 @@ fn judge_sstables(shard: &Shard, look: &Look, manifest: &ShardManifest, object: 
             found.add(SSTABLE_MISSING, sstable_path(shard, &sstable.path), detail);
         }
     }
-    for folder in look.folders.iter().filter(|folder| !folders.contains(folder.as_str())) {
-        match (folder.as_str(), sstable_generation(folder)) {
+    let pinned = |folder: &str| {
+        let mut pinned = look.checkpoints.values().flatten().flat_map(|checkpoint| &checkpoint.manifest.sstables);
+        pinned.any(|sstable| sstable.path == folder)
+    };
+    for folder in look.folders.iter().filter(|folder| !folders.contains(folder.as_str()) && !pinned(folder)) {
+        match (folder.as_str(), generation_of(folder)) {
             ("wal" | "manifest" | "checkpoints", _) => {}
             (_, Some(generation)) => {
                 let detail = format!("generation {generation}, the shard is at {}", manifest.current_generation);
                 found.add(UNLISTED_SSTABLE, sstable_path(shard, folder), detail);
             }
             (_, None) => found.add(UNKNOWN_OBJECT, sstable_path(shard, folder), "a folder of that name is no part"),
+        }
+    }
+}
+
+/// A listed checkpoint keeps its object, its entries of the log and its SSTables, also when it has expired, until a
+/// manifest drops it (I7).
+fn judge_checkpoints(shard: &Shard, look: &Look, manifest: &ShardManifest, found: &mut Findings) {
+    for listed in manifest.checkpoints() {
+        let path = shard.checkpoint_path(listed.id);
+        let object = match look.checkpoints.get(&listed.id) {
+            None => {
+                found.add(CHECKPOINT_MISSING, path, format!("version {} lists it", manifest.version));
+                continue;
+            }
+            // Reported below.
+            Some(Err(_)) => continue,
+            Some(Ok(object)) => object,
+        };
+        let says = (object.manifest.version, object.manifest.replay_after, object.tail);
+        if says != (listed.version, listed.replay_after, listed.tail) {
+            let detail = format!(
+                "it pins version {} with the log in ({}, {}], the manifest says {} with ({}, {}]",
+                says.0, says.1, says.2, listed.version, listed.replay_after, listed.tail
+            );
+            found.add(CHECKPOINT_DAMAGED, path, detail);
+            continue;
+        }
+        for sstable in object.manifest.sstables.iter().filter(|sstable| !look.folders.contains(&sstable.path)) {
+            let detail = format!("checkpoint {} has it as generation {}", listed.id, sstable.generation);
+            found.add(SSTABLE_MISSING, sstable_path(shard, &sstable.path), detail);
+        }
+        let held = (listed.replay_after.get()..listed.tail.get()).map(|n| n + 1);
+        for position in held.filter(|n| !look.entries.contains_key(n)).take(MAX_NAMED) {
+            let detail = format!("checkpoint {} holds ({}, {}]", listed.id, listed.replay_after, listed.tail);
+            found.add(CHECKPOINT_HOLE, shard.entry_path(Position::new(position)), detail);
+        }
+    }
+    for (id, object) in &look.checkpoints {
+        let path = shard.checkpoint_path(*id);
+        match object {
+            Err(reason) => found.add(CHECKPOINT_DAMAGED, path, reason),
+            Ok(_) if manifest.checkpoints().iter().any(|listed| listed.id == *id) => {}
+            Ok(checkpoint) => {
+                let detail = format!("it derives from version {}", checkpoint.derived_from);
+                found.add(UNLISTED_CHECKPOINT, path, detail);
+            }
         }
     }
 }

@@ -186,6 +186,10 @@ async fn look_once(shard: &Shard, options: &VerifyOptions<'_>) -> Result<VerifyR
     for object in &look.foreign {
         found.add(kinds::FOREIGN_OBJECT, object, "its name is no number in reversed bits with the right suffix");
     }
+    for name in &look.half_made {
+        let object = format!("{}/{name}", shard.root());
+        found.add(kinds::HALF_MADE_FILE, object, "a process died while it was writing it");
+    }
     for object in &look.loose {
         found.add(kinds::UNKNOWN_OBJECT, object, "an object directly in the shard's folder");
     }

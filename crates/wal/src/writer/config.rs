@@ -23,7 +23,8 @@ pub struct WalConfig {
     /// Default 1 GiB.
     pub max_unflushed_bytes: usize,
     /// PUTs that may run at once, 1 to 32. Default 4. A durable append that finds one of them free is sent at once;
-    /// while all are under way, appends gather and leave together with the next. Appends are acknowledged in order.
+    /// while all are under way, appends gather and leave together with the next. Once more appends wait than PUTs may
+    /// run, PUTs start evenly, a `max_in_flight`th of a PUT's time apart. Appends are acknowledged in order.
     pub max_in_flight: usize,
     /// Most PUTs of entries per second, 0.001 to 100,000; `None`, the default, for no cap. Appends that come faster
     /// gather, as they do while all PUTs are under way. In any span of `t` seconds at most `t` times this many are

@@ -20,6 +20,7 @@ use super::queue::{Held, Queue, Waiter};
 use crate::appender::{in_serial_zone, resolve};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
+use crate::mutants::{Mutant, is_on};
 use crate::slot::{Placed, Unplaced, place};
 use crate::stats::add;
 use crate::tenure::Tenure;
@@ -177,10 +178,13 @@ impl Flusher {
             return true;
         };
         // The zone of the lowest one: a straggler on its position moves it to the next, which must still be free.
-        let width = match in_serial_zone(&self.tenure, lowest.position) {
+        let width = match in_serial_zone(&self.tenure, lowest.position) && !is_on(Mutant::NoSerialZone) {
             true => 1,
             false => self.queue.config.max_in_flight as u64,
         };
+        if is_on(Mutant::WindowByCount) {
+            return (self.window.iter().filter(|entry| !entry.landed).count() as u64) < width;
+        }
         self.next.get() - lowest.position.get() < width
     }
 
@@ -234,6 +238,9 @@ impl Flusher {
         };
         if landed {
             entry.landed = true;
+            if is_on(Mutant::AcknowledgeOutOfOrder) {
+                entry.waiters.drain(..).for_each(|a| drop(a.waiter.send(Ok(position))));
+            }
             add(&self.queue.counters.entries, 1usize);
             add(&self.queue.counters.entry_bytes, entry.bytes.len());
             add(&self.queue.counters.put_micros, entry.sent.elapsed().as_micros());
@@ -244,12 +251,10 @@ impl Flusher {
         // with the same bytes.
         add(&self.queue.counters.dead_positions, 1usize);
         entry.position = self.next;
+        let moved = (entry.position, entry.bytes.clone());
         self.next = self.next.next().map_err(|error| self.failure(error))?;
         self.queue.counters.next_position.store(self.next.get(), Ordering::Relaxed);
-        let moved = self.window.back().map(|entry| (entry.position, entry.bytes.clone()));
-        if let Some((position, bytes)) = moved {
-            self.start_put(position, bytes);
-        }
+        self.start_put(moved.0, moved.1);
         Ok(())
     }
 

@@ -131,3 +131,84 @@ fn give_back(queue: &Queue, items: &mut Vec<Item>, keep: usize) {
         waiting.give_back(item);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, StringViewArray};
+
+    use super::*;
+    use crate::{ManifestStore, OpenOptions, Shard, ShardId, ShardManifest, Store, WalConfig};
+
+    fn rows(text: &str) -> RecordBatch {
+        let column: ArrayRef = Arc::new(StringViewArray::from_iter_values([text]));
+        RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap()
+    }
+
+    /// A queue of four batches of 1,000 bytes, with a flush between the second and the third.
+    async fn queue() -> Queue {
+        let store = Store::open(&format!("memory://group-{}", ShardId::new_random()), &HashMap::new()).unwrap();
+        let shard = Shard::new(store, ShardId::new_random());
+        ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await.unwrap();
+        let tenure = crate::open(&shard, &OpenOptions::default()).await.unwrap().tenure;
+        let config = WalConfig { max_buffer_bytes: 4096, ..WalConfig::default() };
+        let queue = Queue::new(tenure, rows("").schema(), config).unwrap();
+        for n in 0..4 {
+            if n == 2 {
+                drop(queue.push_barrier().unwrap());
+            }
+            drop(queue.push(rows(&n.to_string().repeat(1000)), true).await.unwrap());
+        }
+        queue
+    }
+
+    fn firsts(batches: &[RecordBatch]) -> Vec<char> {
+        let first = |batch: &RecordBatch| {
+            batch.column(0).as_any().downcast_ref::<StringViewArray>().unwrap().value(0).chars().next().unwrap()
+        };
+        batches.iter().map(first).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_are_encoded_by_another_task() {
+        let queue = queue().await;
+        let mut group = Group::take(&queue);
+        assert!(!group.is_encoded(), "taking it encodes nothing");
+        group.encoded().await;
+        assert!(group.is_encoded());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_returns_to_the_queue_in_its_order() {
+        let queue = queue().await;
+        let mut taken = Vec::new();
+        while !queue.waiting().is_empty() {
+            let mut group = Group::take(&queue);
+            group.encoded().await;
+            let ready = group.ready(&queue).unwrap();
+            assert!(ready.bytes.len() <= 4096);
+            assert!(!ready.batches.is_empty());
+            taken.push(firsts(&ready.batches));
+        }
+        assert!(taken.len() > 1, "{taken:?}");
+        assert_eq!(taken.concat(), ['0', '1', '2', '3']);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_is_undone_was_never_taken() {
+        let queue = queue().await;
+        let before = format!("{:?}", queue.waiting());
+        let mut group = Group::take(&queue);
+        assert_ne!(format!("{:?}", queue.waiting()), before);
+        group.encoded().await;
+        group.undo(&queue);
+        assert_eq!(format!("{:?}", queue.waiting()), before);
+        // Also before its encoding is done.
+        Group::take(&queue).undo(&queue);
+        assert_eq!(format!("{:?}", queue.waiting()), before);
+    }
+}

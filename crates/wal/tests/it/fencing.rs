@@ -421,7 +421,13 @@ async fn a_busy_predecessor_does_not_outrun_a_claim() {
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
     // The old writer has 32 PUTs under way at every moment, and each takes less time than one of the claimant's: all
-    // that a claimant may reach for is taken before its PUT arrives.
+    // that a claimant may reach for is taken before its PUT arrives. If it is far away, it is not even done reading.
+    for (distance, is_done_reading) in [(150, true), (300, false)] {
+        outrun(distance, is_done_reading).await;
+    }
+}
+
+async fn outrun(distance: u64, is_done_reading: bool) {
     let bucket = bucket().await;
     let slow = |process: &crate::support::Process, millis| {
         for op in [Op::Create, Op::Get, Op::List] {
@@ -429,24 +435,27 @@ async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
         }
     };
     let process = bucket.process();
-    slow(&process, 10);
+    slow(&process, 100);
     let config = WalConfig { max_in_flight: 32, ..WalConfig::default() };
     let old = std::sync::Arc::new(process.writer(config).await);
-    let busy: Vec<_> = (0..64)
+    for id in 0..33 {
+        old.append(batch([id])).await.unwrap();
+    }
+    let busy: Vec<_> = (0..32)
         .map(|n| {
             let writing = std::sync::Arc::clone(&old);
             tokio::spawn(async move {
-                // One after the other at first, so that each finds a PUT of its own free.
-                tokio::time::sleep(Duration::from_millis(n % 10)).await;
+                // Each has a PUT of its own.
+                tokio::time::sleep(Duration::from_millis(3 * n)).await;
                 while writing.append(batch([1])).await.is_ok() {}
             })
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let process = bucket.process();
-    slow(&process, 25);
+    slow(&process, distance);
     let error = process.open().await.unwrap_err();
-    assert!(matches!(error, Error::Outrun { .. }), "{error}");
+    assert!(matches!(error, Error::Outrun { attempts, .. } if (attempts > 0) == is_done_reading), "{error}");
     busy.iter().for_each(|client| client.abort());
     // The claim is in the manifest all the same: what the old writer commits next stops it.
     let error = old.truncate(old.stats().acknowledged).await.unwrap_err();

@@ -7,8 +7,14 @@
 
 mod adopt;
 mod answers;
+mod checkpoints;
+mod cost;
 mod damage;
 mod fencing;
+mod gc;
+mod gc_crash;
+mod gc_plan;
+mod gc_schedules;
 mod lance;
 mod manifest;
 mod peers_probes;
@@ -16,8 +22,10 @@ mod pipelining;
 mod power_loss;
 mod random;
 mod schedules;
+mod simulated;
 mod support;
 mod survey;
 mod tailer;
+mod takeover;
 mod verify;
 mod writer;

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fencepost_sim::{RandomFaults, Rng};
+use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions};
+use fencepost_wal::gc::BaseProgress;
 use fencepost_wal::{EntryKind, OpenOptions, Outcome, Position, RetryPolicy, Shard, WalConfig, WalTailer, WalWriter};
 
 use crate::support::{Bucket, Process, batch, bucket, ids_of, replayed, schema, settle};
@@ -22,7 +25,26 @@ struct Tenure {
     promises: Arc<Mutex<BTreeMap<i64, Promise>>>,
 }
 
+/// What the writers of a world are like.
+#[derive(Debug, Clone, Copy)]
+struct Habits {
+    /// PUTs that a writer may have in flight.
+    windows: &'static [usize],
+    /// Sentinels that the first try of a takeover puts side by side.
+    fence_widths: &'static [usize],
+    /// How often a new writer first writes its way out of the serial zone, where its window opens.
+    leaves_zone: f64,
+    /// How many of the PUTs are slow.
+    slow: f64,
+}
+
+const USUAL: Habits = Habits { windows: &[1, 2, 4, 32], fence_widths: &[1], leaves_zone: 0.0, slow: 0.0 };
+const PIPELINED: Habits = Habits { windows: &[2, 4, 32], fence_widths: &[1, 1, 2, 8], leaves_zone: 0.8, slow: 0.3 };
+const SIDE_BY_SIDE: Habits =
+    Habits { windows: &[1, 4, 32], fence_widths: &[2, 4, 8, 16, 32], leaves_zone: 0.3, slow: 0.2 };
+
 struct World {
+    habits: Habits,
     bucket: Bucket,
     rng: Rng,
     next_id: i64,
@@ -30,12 +52,25 @@ struct World {
     /// Rows that were live when somebody asked for a truncation above them, and where they stood. Consumed is what R
     /// has passed in the end: the answer of a truncation may be lost, and it may land much later.
     asked_away: BTreeMap<i64, u64>,
+    /// Processes that collected, or made checkpoints, with what they have on the wire.
+    others: Vec<Process>,
+    /// Checkpoints that nobody has asked to delete, and the bytes of the log that belong to them.
+    checkpoints: Vec<(Checkpoint, Vec<Bytes>)>,
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, habits: Habits) -> Self {
         let bucket = bucket().await;
-        Self { bucket, rng: Rng::new(seed), next_id: 0, tenures: Vec::new(), asked_away: BTreeMap::new() }
+        Self {
+            habits,
+            bucket,
+            rng: Rng::new(seed),
+            next_id: 0,
+            tenures: Vec::new(),
+            asked_away: BTreeMap::new(),
+            others: vec![],
+            checkpoints: vec![],
+        }
     }
 
     fn process(&mut self) -> Process {
@@ -45,18 +80,22 @@ impl World {
         let attempt_timeout = Duration::from_secs(5);
         let retry = RetryPolicy { max_attempts, attempt_timeout, ..RetryPolicy::default() };
         process.shard = Shard::new(process.shard.store().clone().with_retry(retry), process.shard.id());
+        let burst = 2 + self.rng.below(4) as u32;
+        process.faults.random(RandomFaults { burst, ..self.storm() });
         process
-            .faults
-            .random(RandomFaults { burst: 2 + self.rng.below(4) as u32, ..RandomFaults::stormy(self.rng.next_u64()) });
-        process
+    }
+
+    fn storm(&mut self) -> RandomFaults {
+        RandomFaults { slow_create: self.habits.slow, ..RandomFaults::stormy(self.rng.next_u64()) }
     }
 
     async fn take_over(&mut self) {
         let process = self.process();
-        let max_in_flight = *self.rng.pick(&[1, 2, 4, 32]).unwrap();
+        let max_in_flight = *self.rng.pick(self.habits.windows).unwrap();
         let config = WalConfig { max_in_flight, flush_interval: Duration::from_millis(20), ..WalConfig::default() };
         let budget = *self.rng.pick(&[0, 2000, usize::MAX]).unwrap();
-        let options = OpenOptions { replay_budget_bytes: budget, ..OpenOptions::default() };
+        let fence_width = *self.rng.pick(self.habits.fence_widths).unwrap();
+        let options = OpenOptions { replay_budget_bytes: budget, fence_width, ..OpenOptions::default() };
         let Ok((writer, replay)) = WalWriter::open(&process.shard, schema(), config, &options).await else {
             return; // Refused, or given up: the shard must be none the worse for it.
         };
@@ -68,7 +107,7 @@ impl World {
             expected.sort_unstable();
             found.sort_unstable();
             assert_eq!(found, expected);
-            process.faults.random(RandomFaults::stormy(self.rng.next_u64()));
+            process.faults.random(self.storm());
         }
         let epoch = writer.stats().epoch.get();
         self.tenures.push(Tenure {
@@ -78,6 +117,25 @@ impl World {
             appended: Vec::new(),
             promises: Arc::default(),
         });
+        if self.rng.chance(self.habits.leaves_zone) {
+            self.leave_the_zone().await;
+        }
+    }
+
+    /// The newest writer goes on until its window opens, if nothing stops it.
+    async fn leave_the_zone(&mut self) {
+        for _ in 0..33 {
+            let id = self.next_id;
+            self.next_id += 1;
+            let Some(tenure) = self.tenures.last_mut() else { return };
+            let Some(writer) = tenure.writer.clone() else { return };
+            tenure.appended.push(id);
+            let promise = writer.append(batch([id])).await.map_err(|error| error.outcome());
+            tenure.promises.lock().unwrap().insert(id, promise);
+            if promise.is_err() {
+                return;
+            }
+        }
     }
 
     async fn live_below(&self, position: Position) -> Vec<i64> {
@@ -91,6 +149,8 @@ impl World {
         let newest = self.tenures.len() - 1;
         let which = if self.rng.chance(0.8) { newest } else { self.rng.below(newest as u64 + 1) as usize };
         let count = self.rng.below(12) + 1;
+        // One PUT each, as far as they may run at once, or gathered.
+        let apart = self.habits.leaves_zone > 0.0 && self.rng.chance(0.7);
         let tenure = &mut self.tenures[which];
         let Some(writer) = tenure.writer.clone() else {
             return;
@@ -100,7 +160,14 @@ impl World {
             self.next_id += 1;
             tenure.appended.push(id);
             let promises = Arc::clone(&tenure.promises);
-            match writer.append_no_wait(batch([id])).await {
+            let accepted = match apart {
+                true => writer.append_urgent(batch([id])).await,
+                false => writer.append_no_wait(batch([id])).await,
+            };
+            if apart {
+                settle().await;
+            }
+            match accepted {
                 Ok(durable) => drop(tokio::spawn(async move {
                     let promise = durable.await.map_err(|error| error.outcome());
                     promises.lock().unwrap().insert(id, promise);
@@ -128,10 +195,48 @@ impl World {
         let live = before.into_iter().filter(|e| e.2 == EntryKind::Rows && e.0 <= position);
         self.asked_away.extend(live.flat_map(|e| e.3.into_iter().map(move |id| (id, e.0))));
         if self.rng.chance(0.7) {
-            self.bucket.collect_garbage().await;
-            let newest = self.bucket.manifest().await.version.get();
-            self.bucket.prune_below(newest.saturating_sub(15)).await;
+            self.collect().await;
         }
+    }
+
+    /// A collector whose clock makes everything old; it may die on the way, or go on beside whatever comes.
+    async fn collect(&mut self) {
+        let process = self.process().later(Duration::from_secs(2 * 24 * 3600));
+        self.others.push(process.clone());
+        let collecting = tokio::spawn(async move { process.collect(&BaseProgress::default()).await });
+        match self.rng.below(4) {
+            0 => {
+                tokio::time::sleep(Duration::from_millis(self.rng.below(200))).await;
+                collecting.abort();
+            }
+            1 => {}
+            _ => drop(collecting.await),
+        }
+    }
+
+    /// Makes a checkpoint, or deletes one.
+    async fn checkpoint(&mut self) {
+        let process = self.process();
+        self.others.push(process.clone());
+        if self.checkpoints.is_empty() || self.rng.chance(0.7) {
+            if let Ok(made) = checkpoint::create(&process.shard, &CheckpointOptions::default()).await {
+                let bytes = self.pinned_bytes(&made).await;
+                self.checkpoints.push((made, bytes));
+            }
+        } else {
+            let which = self.rng.below(self.checkpoints.len() as u64) as usize;
+            let (gone, _) = self.checkpoints.swap_remove(which);
+            let _ = checkpoint::delete(&process.shard, gone.id).await;
+        }
+    }
+
+    async fn pinned_bytes(&self, of: &Checkpoint) -> Vec<Bytes> {
+        let mut bytes = Vec::new();
+        for position in of.replay_after.get() + 1..=of.tail.get() {
+            let found = self.bucket.read(&self.bucket.entry_path(position)).await;
+            bytes.push(found.unwrap_or_else(|| panic!("I7: entry {position} of checkpoint {} is gone", of.id)));
+        }
+        bytes
     }
 
     async fn step(&mut self) {
@@ -144,9 +249,12 @@ impl World {
                 self.tenures[which].writer = None;
             }
             4 => {
-                let which = self.rng.below(self.tenures.len() as u64) as usize;
-                self.tenures[which].process.faults.land_late().await;
+                let tenures = self.tenures.iter().map(|tenure| &tenure.process);
+                let all: Vec<&Process> = tenures.chain(&self.others).collect();
+                self.rng.pick(&all).unwrap().faults.land_late().await;
             }
+            6 => self.collect().await,
+            7 => self.checkpoint().await,
             5 => {
                 let newest = self.tenures.len() - 1;
                 if self.rng.chance(0.3)
@@ -174,10 +282,21 @@ impl World {
                 let _ = writer.flush().await;
             }
         }
+        for other in &self.others {
+            other.faults.random_off();
+            other.faults.drop_late();
+        }
         settle().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
 
         crate::verify::assert_healthy(&self.bucket).await;
+        // I7, I9: whatever was collected on the way, and is now.
+        self.bucket.collect_garbage().await;
+        for (made, bytes) in &self.checkpoints {
+            assert_eq!(&self.pinned_bytes(made).await, bytes);
+            assert_eq!(checkpoint::read(&self.bucket.shard(), made.id).await.unwrap().tail, made.tail);
+        }
+
         let (_, replay) = self.bucket.process().open().await.unwrap();
         let found = replayed(replay).await;
         assert_eq!(found, self.bucket.rows().await);
@@ -229,15 +348,14 @@ impl World {
     }
 }
 
-#[test]
-fn what_was_promised_is_what_a_replay_returns() {
-    let seeds = std::env::var("FENCEPOST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+fn run(habits: Habits, seeds: u64) {
+    let seeds = std::env::var("FENCEPOST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(seeds);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
-                let mut world = World::new(seed).await;
+                let mut world = World::new(seed, habits).await;
                 while world.tenures.is_empty() {
                     world.take_over().await;
                 }
@@ -251,8 +369,23 @@ fn what_was_promised_is_what_a_replay_returns() {
             });
         });
         if let Err(panic) = run {
-            eprintln!("seed {seed}");
+            eprintln!("seed {seed}, {habits:?}");
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn what_was_promised_is_what_a_replay_returns() {
+    run(USUAL, 60);
+}
+
+#[test]
+fn what_was_promised_is_kept_with_several_puts_in_flight() {
+    run(PIPELINED, 40);
+}
+
+#[test]
+fn what_was_promised_is_kept_when_sentinels_stand_side_by_side() {
+    run(SIDE_BY_SIDE, 40);
 }

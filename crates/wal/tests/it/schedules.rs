@@ -1,6 +1,8 @@
 //! Schedules of protocol section 13, by number: each breaks a design that is weaker in one point.
 
-use fencepost_sim::{Fault, Op, Outcome as Answer};
+use std::time::Duration;
+
+use fencepost_sim::{Fault, Gate, Op, Outcome as Answer};
 use fencepost_wal::{
     EntryKind, Epoch, Error, Generation, ManifestStore, OpenOptions, Outcome, Position, Shard, ShardId, ShardManifest,
     SsTable, Store, WalAppender, WalConfig,
@@ -103,6 +105,47 @@ async fn schedule_04_a_409_with_nothing_landed_neither_fences_nor_leaves_a_hole(
     assert_eq!(replayed(replay).await, [1, 2, 3, 4, 5]);
 }
 
+/// Appends four rows behind the serial zone through a window, the PUTs of some of which go wrong `times` times.
+async fn append_four(width: usize, hit: u64, fault: Fault, times: u64) {
+    let bucket = bucket().await;
+    let process = bucket.process();
+    let writer = process.writer(WalConfig { max_in_flight: width, ..WalConfig::default() }).await;
+    for id in 1..=33 {
+        writer.append(batch([id])).await.unwrap();
+    }
+    let first = writer.stats().next_position.get();
+    let hits = (0..4).filter(|n| hit >> n & 1 == 1);
+    let at = |n| bucket.entry_path(first + n).to_string();
+    let rules: Vec<_> =
+        hits.map(|n| process.faults.on(Op::Create).path_ends_with(at(n)).times(times).then(fault)).collect();
+    let mut promises = Vec::new();
+    for id in 34..=37 {
+        promises.push(writer.append_urgent(batch([id])).await.unwrap());
+        settle().await;
+    }
+    for (position, promise) in (first..).zip(promises) {
+        assert_eq!(promise.await.unwrap(), Position::new(position), "{width}, {hit:b}, {fault:?}");
+    }
+    assert!(rules.iter().all(|rule| rule.fired() > 0));
+    let (_, replay) = bucket.process().open().await.unwrap();
+    assert_eq!(replayed(replay).await, (1..=37).collect::<Vec<_>>(), "{width}, {hit:b}, {fault:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_03_lost_acks_anywhere_in_a_window_double_no_row() {
+    for (width, hit) in [1, 4].into_iter().flat_map(|width| (1..16).map(move |hit| (width, hit))) {
+        append_four(width, hit, Fault::LostAckAsExists, 1).await;
+        append_four(width, hit, Fault::LostAck, 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_04_409s_anywhere_in_a_window_leave_no_hole() {
+    for (width, hit) in [1, 4].into_iter().flat_map(|width| (1..16).map(move |hit| (width, hit))) {
+        append_four(width, hit, Fault::Conflict409, 3).await;
+    }
+}
+
 /// Leaves a shard whose writer died with four PUTs under way: `lands` says which of them landed. Returns the position
 /// of the first. The rows 1, 2, … up to there were acknowledged; 101 to 104 were not.
 async fn die_with_four_in_flight(bucket: &Bucket, lands: [bool; 4]) -> (u64, crate::support::Process) {
@@ -178,7 +221,8 @@ async fn schedule_07_a_commit_under_a_pruned_name_is_not_believed() {
 
     let _owner = go_on_to_version(&bucket, stalled_version + 20).await;
     let newest = bucket.manifest().await;
-    bucket.prune_below(newest.version.get() - 15).await;
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.manifest_path(stalled_version)).await.is_none(), "its name is forgotten");
 
     gate.release();
     let (mut w1, answer) = stalled.await.unwrap();
@@ -221,6 +265,35 @@ async fn schedule_11_nothing_is_published_ahead_of_the_log() {
     assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
     assert!(matches!(w1.truncate(ahead).await, Err(Error::InvalidArgument(_))));
     assert!(bucket.manifest().await.sstables.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_11_what_landed_behind_a_put_under_way_is_not_published() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let writer = process.writer(wide()).await;
+    for id in 1..=33 {
+        writer.append(batch([id])).await.unwrap();
+    }
+    let first = writer.stats().next_position.get();
+    process.faults.on(Op::Create).path_contains("/wal/").then(Fault::InFlight);
+    let mut promises = Vec::new();
+    for id in 34..=37 {
+        promises.push(writer.append_urgent(batch([id])).await.unwrap());
+        settle().await;
+    }
+    let sstable = || Some(SsTable::new(Generation::new(1), "0badcafe_gen_1".into()));
+    for position in first..first + 4 {
+        assert_eq!(bucket.read(&bucket.entry_path(position)).await.is_some(), position > first);
+        let refused = writer.tenure().publish(sstable(), Position::new(position)).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument(_))), "{position}: {refused:?}");
+    }
+    process.faults.land_late().await;
+    for promise in promises {
+        promise.await.unwrap();
+    }
+    let published = writer.tenure().publish(sstable(), Position::new(first + 3)).await.unwrap();
+    assert_eq!(published.replay_after, Position::new(first + 3));
 }
 
 #[tokio::test]
@@ -276,6 +349,55 @@ async fn schedule_13_a_sentinel_that_nobody_recorded_still_fences() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn schedule_13_a_window_that_slept_through_a_sentinel_that_nobody_recorded_is_fenced() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let w1 = process.writer(wide()).await;
+    for id in 1..=33 {
+        w1.append(batch([id])).await.unwrap();
+    }
+    let first = w1.stats().next_position.get();
+    let gates: Vec<_> = (0..4).map(|_| process.faults.on(Op::Create).path_contains("/wal/").stall()).collect();
+    let mut promises = Vec::new();
+    for (id, gate) in (101..).zip(&gates) {
+        promises.push(w1.append_urgent(batch([id])).await.unwrap());
+        gate.reached().await;
+    }
+
+    let dying = bucket.patient();
+    let at_record = dying.faults.on(Op::Create).path_contains("/manifest/").nth(2).stall();
+    let w2 = tokio::spawn({
+        let dying = dying.clone();
+        async move { dying.open().await.map(|_| ()) }
+    });
+    at_record.reached().await;
+    w2.abort();
+    assert!(w2.await.unwrap_err().is_cancelled());
+
+    let mut w3 = bucket.process().appender().await;
+    assert_eq!(w3.tenure().sentinel(), Position::new(first + 1));
+    for id in 201..=203 {
+        append(&mut w3, [id]).await.unwrap();
+    }
+    let last = append(&mut w3, [204]).await.unwrap();
+    w3.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.entry_path(first + 2)).await.is_none(), "there are holes for it to land in");
+
+    for gate in gates.iter().rev() {
+        gate.release();
+        settle().await;
+    }
+    for promise in promises {
+        let error = promise.await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { by, .. } if by.get() == 2), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotWritten);
+    }
+    append(&mut w3, [205]).await.unwrap();
+    assert_eq!(bucket.rows().await, [205]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn schedule_14_a_dead_entry_on_a_stalled_writers_next_position_stays() {
     let bucket = bucket().await;
     let (first, _) = die_with_four_in_flight(&bucket, [false, true, false, false]).await;
@@ -296,6 +418,37 @@ async fn schedule_14_a_dead_entry_on_a_stalled_writers_next_position_stays() {
     gate.release();
     let error = stalled.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Fenced { by, .. } if by.get() == 3), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_14_a_writer_with_a_window_sends_one_put_at_a_dead_entry_and_is_fenced_by_it() {
+    let bucket = bucket().await;
+    let (first, _) = die_with_four_in_flight(&bucket, [false, true, true, false]).await;
+    let process = bucket.patient();
+    let w2 = process.writer(wide()).await;
+    assert_eq!(w2.stats().next_position, Position::new(first + 1));
+    let gate = process.faults.on(Op::Create).path_contains("/wal/").always().stall();
+    let mut promises = Vec::new();
+    for id in 201..=204 {
+        promises.push(w2.append_urgent(batch([id])).await.unwrap());
+        settle().await;
+    }
+    assert_eq!(gate.arrivals(), 1, "in reach of stragglers one PUT at a time");
+
+    let mut w3 = bucket.process().appender().await;
+    assert_eq!(w3.tenure().sentinel(), Position::new(first + 3));
+    let last = append(&mut w3, [3]).await.unwrap();
+    w3.truncate(last).await.unwrap();
+    bucket.collect_garbage().await;
+
+    gate.release();
+    for promise in promises {
+        let error = promise.await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { by, .. } if by.get() == 3), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotWritten);
+    }
+    append(&mut w3, [4]).await.unwrap();
+    assert_eq!(bucket.rows().await, [4]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +497,8 @@ async fn stalled_before_the_lineage_check(versions: u64, pruned: bool) {
     let _owner = go_on_to_version(&bucket, landed.version.get() + versions).await;
     let newest = bucket.manifest().await;
     if pruned {
-        bucket.prune_below(newest.version.get() - 15).await;
+        bucket.collect_garbage().await;
+        assert!(bucket.read(&bucket.manifest_path(landed.version.get() - 1)).await.is_none());
     }
     let objects = |bucket: Bucket| async move {
         let mut there = Vec::new();
@@ -395,8 +549,8 @@ async fn false_claim(bucket: &Bucket) -> (crate::support::Process, WalAppender, 
         let position = append(&mut w, [id]).await.unwrap();
         w.truncate(position).await.unwrap();
     }
-    bucket.prune_below(bucket.manifest().await.version.get() - 15).await;
     bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.manifest_path(derived_from)).await.is_none(), "its name is forgotten");
     bucket.write(&bucket.manifest_path(derived_from), parent).await;
 
     gate.release();
@@ -539,4 +693,90 @@ async fn schedule_24_a_follower_does_not_read_a_zombie_in_a_hole_that_gc_made() 
     follower.restart();
     append(&mut w2, [4]).await.unwrap();
     assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [4]);
+}
+
+/// Whether a process came to its gate, or ended before.
+async fn comes_to<T>(gate: &Gate, task: &mut tokio::task::JoinHandle<T>) -> bool {
+    loop {
+        settle().await;
+        if gate.arrivals() > 0 || task.is_finished() {
+            return gate.arrivals() > 0;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_32_a_truncation_at_every_point_of_a_takeover_is_done_before_it_or_refused() {
+    let (mut done, mut refused) = (0, 0);
+    for nth in 1.. {
+        let bucket = bucket().await;
+        let mut w1 = bucket.patient().appender().await;
+        for id in 1..=3 {
+            append(&mut w1, [id]).await.unwrap();
+        }
+        let process = bucket.patient();
+        let gate = process.faults.on_any([Op::Create, Op::Get, Op::List]).nth(nth).stall();
+        let mut opening = tokio::spawn(async move { process.open().await });
+        if !comes_to(&gate, &mut opening).await {
+            break;
+        }
+        let answer = w1.truncate(Position::new(3)).await;
+        gate.release();
+        let (mut w2, replay) = opening.await.unwrap().unwrap();
+        let mut rows = match answer {
+            Ok(_) => vec![3],
+            Err(error) => {
+                assert!(matches!(error, Error::Fenced { .. }), "{nth}: {error}");
+                vec![1, 2, 3]
+            }
+        };
+        if rows.len() == 1 {
+            done += 1
+        } else {
+            refused += 1
+        }
+        assert_eq!(replayed(replay).await, rows, "{nth}");
+        assert!(append(&mut w2, [4]).await.unwrap() > bucket.manifest().await.replay_after, "{nth}");
+        rows.push(4);
+        assert_eq!(bucket.rows().await, rows, "{nth}");
+    }
+    assert!(done > 2 && refused > 4, "{done} truncations came before the claim, {refused} after it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_32_a_truncation_that_sleeps_through_a_takeover_takes_nothing_from_it() {
+    let mut points = 0;
+    for nth in 1.. {
+        let bucket = bucket().await;
+        let process = bucket.patient();
+        let mut w1 = process.appender().await;
+        for id in 1..=3 {
+            append(&mut w1, [id]).await.unwrap();
+        }
+        let gate = process.faults.on_any([Op::Create, Op::Get, Op::List]).nth(nth).stall();
+        let mut truncating = tokio::spawn(async move { w1.truncate(Position::new(4)).await.map(|_| ()) });
+        if !comes_to(&gate, &mut truncating).await {
+            truncating.await.unwrap().unwrap();
+            break;
+        }
+        points += 1;
+        let before = bucket.manifest().await.replay_after;
+        let mut w2 = bucket.process().appender().await;
+        let acknowledged = append(&mut w2, [4]).await.unwrap();
+        gate.release();
+        let answer = truncating.await.unwrap();
+        assert!(
+            matches!(answer, Ok(()) | Err(Error::Fenced { .. } | Error::CommitUnknown { .. })),
+            "{nth}: {answer:?}"
+        );
+        // It landed before the takeover, or never will.
+        let manifest = bucket.manifest().await;
+        assert_eq!(manifest.replay_after, before, "{nth}");
+        assert!(manifest.replay_after < acknowledged, "{nth}");
+        let rows = if before == Position::new(4) { vec![4] } else { vec![1, 2, 3, 4] };
+        assert_eq!(answer.is_ok(), rows.len() == 1, "{nth}");
+        assert_eq!(bucket.rows().await, rows, "{nth}");
+    }
+    assert!(points >= 2, "{points}");
 }

@@ -1,24 +1,29 @@
 //! A bucket, processes that share it, rows, and looks at what is really there.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
-use fencepost_sim::{FaultStore, Op};
+use fencepost_sim::{FaultStore, Gate, Op};
+use fencepost_wal::gc::{self, BaseProgress, GcOptions, GcReport};
 use fencepost_wal::{
     EntryKind, ManifestStore, ManifestVersion, OpenOptions, Position, Replay, Result, RetryPolicy, Shard, ShardId,
-    ShardManifest, Store, WalAppender, WalConfig, WalEntry, WalTailer, WalWriter,
+    ShardManifest, Store, Surroundings, WalAppender, WalConfig, WalEntry, WalTailer, WalWriter, checkpoint,
 };
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::task::JoinHandle;
 use url::Url;
+use uuid::Uuid;
 
 /// A store, and one shard in it.
 #[derive(Debug, Clone)]
@@ -99,14 +104,98 @@ impl Bucket {
         self.inner().delete(path).await.unwrap();
     }
 
-    /// What garbage collection may delete: entries below R that are neither fences nor the last ones seen.
-    pub(crate) async fn collect_garbage(&self) {
-        let manifest = self.manifest().await;
-        for position in 1..manifest.replay_after.get() {
-            let fenced = manifest.fences().iter().any(|f| f.position.get() == position);
-            if !fenced && position != manifest.last_seen.get() {
-                self.delete_if_there(&self.entry_path(position)).await;
+    /// A process whose clock is two days ahead, so that nothing in the bucket is too young to be collected.
+    pub(crate) fn collector(&self) -> Process {
+        self.patient().later(Duration::from_secs(2 * 24 * 3600))
+    }
+
+    /// Collects what nobody needs: log entries, and manifests except the latest 16.
+    pub(crate) async fn collect_garbage(&self) -> GcReport {
+        let before = self.names().await;
+        let report = self.collector().collect(&BaseProgress::default()).await.unwrap();
+        assert_eq!(report.refused, None);
+        self.check_nothing_is_missing().await;
+        let newest = self.manifest().await.version.get();
+        let kept = (newest.saturating_sub(15).max(1)..=newest).map(|v| self.manifest_path(v).to_string());
+        let kept: BTreeSet<_> = kept.filter(|path| before.contains(path)).collect();
+        assert!(self.names().await.is_superset(&kept), "one of the latest 16 manifests is gone");
+        report
+    }
+
+    /// I7: what the latest manifest and the live checkpoints need is there.
+    pub(crate) async fn check_nothing_is_missing(&self) {
+        let (manifest, shard) = (self.manifest().await, self.shard());
+        let there = self.names().await;
+        let has = |path: Path| there.contains(path.as_ref());
+        let entry = |position: Position| assert!(has(shard.entry_path(position)), "entry {position} is gone");
+        let folder = |name: &str| {
+            let files = [shard.root().clone().join(name).join("a"), shard.root().clone().join(name).join("b")];
+            assert!(files.into_iter().all(has), "folder {name} is not whole");
+        };
+        manifest.fences().iter().for_each(|fence| entry(fence.position));
+        if manifest.replay_after > Position::ZERO {
+            entry(manifest.replay_after);
+            entry(manifest.last_seen);
+        }
+        manifest.sstables.iter().for_each(|s| folder(&s.path));
+        for listed in manifest.checkpoints() {
+            if listed.is_live(shard.store().surroundings().now()) {
+                let pinned = checkpoint::read(&shard, listed.id).await.unwrap();
+                assert_eq!((pinned.manifest.replay_after, pinned.tail), (listed.replay_after, listed.tail));
+                (listed.replay_after.get() + 1..=listed.tail.get()).map(Position::new).for_each(entry);
+                pinned.manifest.sstables.iter().for_each(|s| folder(&s.path));
             }
+        }
+    }
+
+    /// The lowest version of a manifest; all above it must be there, too.
+    pub(crate) async fn oldest_manifest(&self) -> u64 {
+        let (there, newest) = (self.names().await, self.manifest().await.version.get());
+        let has = |v: &u64| there.contains(self.manifest_path(*v).as_ref());
+        let oldest = (1..=newest).find(has).unwrap();
+        assert!((oldest..=newest).all(|v| has(&v)), "the manifests have a gap");
+        assert!(newest - oldest >= 15 || oldest == 1, "the latest 16 stay: {oldest}..={newest}");
+        oldest
+    }
+
+    /// Another shard in the same store, which need not exist.
+    pub(crate) fn with_id(self, id: ShardId) -> Self {
+        Self { id, ..self }
+    }
+
+    /// A copy of the bucket as it is now.
+    pub(crate) async fn fork(&self) -> Self {
+        let copy = InMemory::new();
+        for name in self.names().await {
+            let path = Path::from(name);
+            let bytes = self.read(&path).await.unwrap();
+            copy.put(&path, bytes.into()).await.unwrap();
+        }
+        Self { store: memory_store(Arc::new(copy)), id: self.id }
+    }
+
+    /// The bytes of a manifest that somebody else commits.
+    pub(crate) async fn bytes_of(&self, manifest: ShardManifest) -> Bytes {
+        let elsewhere = Self { store: memory_store(Arc::new(InMemory::new())), id: self.id };
+        let path = elsewhere.shard().manifest_path(manifest.version);
+        ManifestStore::new(elsewhere.shard()).initialize(manifest).await.unwrap();
+        elsewhere.read(&path).await.unwrap()
+    }
+
+    /// The paths of all objects.
+    pub(crate) async fn names(&self) -> BTreeSet<String> {
+        self.inner()
+            .list(Some(self.store.root()))
+            .map_ok(|object| object.location.to_string())
+            .try_collect()
+            .await
+            .unwrap()
+    }
+
+    /// The folder of an SSTable, as far as garbage collection knows them.
+    pub(crate) async fn write_sstable(&self, name: &str) {
+        for file in ["a", "b"] {
+            self.write(&self.shard().root().clone().join(name).join(file), Bytes::from_static(b"rows")).await;
         }
     }
 
@@ -154,7 +243,34 @@ impl Bucket {
     }
 }
 
+/// The clock of a process that runs ahead.
+#[derive(Debug)]
+struct Later(Duration);
+
+impl Surroundings for Later {
+    fn now(&self) -> SystemTime {
+        SystemTime::now() + self.0
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
+
 impl Process {
+    /// The same process with a clock that runs ahead.
+    pub(crate) fn later(mut self, ahead: Duration) -> Self {
+        let store = self.shard.store().clone().with_surroundings(Arc::new(Later(ahead)));
+        self.shard = Shard::new(store, self.shard.id());
+        self
+    }
+
+    /// Collects garbage, however young.
+    pub(crate) async fn collect(&self, base: &BaseProgress) -> Result<GcReport> {
+        let options = GcOptions { min_age: Duration::ZERO, ..GcOptions::default() };
+        gc::collect(&self.shard, base, &options, |_| ()).await
+    }
+
     pub(crate) async fn open(&self) -> Result<(WalAppender, Replay)> {
         WalAppender::open(&self.shard, &OpenOptions::default()).await
     }
@@ -219,6 +335,14 @@ where
         std::task::Poll::Pending => {}
         std::task::Poll::Ready(answer) => panic!("expected to wait, got {answer:?}"),
     }
+}
+
+/// Runs a task until it waits at the gate (true) or has ended (false).
+pub(crate) async fn meets<T>(gate: &Gate, task: &JoinHandle<T>) -> bool {
+    while gate.arrivals() == 0 && !task.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    gate.arrivals() > 0
 }
 
 /// Lets every other task run until all of them wait.

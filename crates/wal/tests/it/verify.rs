@@ -9,7 +9,7 @@ use fencepost_wal::verify::confirmed;
 use fencepost_wal::verify::kinds::{self, *};
 use fencepost_wal::{
     Epoch, Error, Fence, Finding, FindingKind, Generation, ManifestVersion, Position, Severity, Shard, ShardId,
-    ShardManifest, SsTable, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, raw, verify,
+    ShardManifest, SsTable, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, checkpoint, raw, verify,
 };
 use object_store::path::Path;
 use uuid::Uuid;
@@ -268,6 +268,49 @@ async fn a_missing_and_an_unlisted_sstable_are_told_apart() {
     let bucket = damaged_from().await;
     bucket.write(&sstable_object(&bucket, "deadbeef_gen_2"), "rows".into()).await;
     only(&bucket, UNLISTED_SSTABLE, &bucket.shard().root().clone().join("deadbeef_gen_2")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoints_and_what_they_hold_are_checked() {
+    // Holds the entries 6 to 8, which are flushed then, and the first SSTable.
+    let with_checkpoint = async || {
+        let (bucket, mut w2) = two_tenures().await;
+        let options = checkpoint::CheckpointOptions::default();
+        let checkpoint = checkpoint::create(&bucket.shard(), &options).await.unwrap();
+        assert_eq!((checkpoint.replay_after.get(), checkpoint.tail.get()), (5, 8));
+        let last = append(&mut w2, [7]).await.unwrap();
+        w2.truncate(last).await.unwrap();
+        settle().await;
+        assert_eq!(found(&bucket).await, []);
+        let path = bucket.shard().checkpoint_path(checkpoint.id);
+        (bucket, path)
+    };
+    let (bucket, path) = with_checkpoint().await;
+    bucket.delete(&bucket.entry_path(7)).await;
+    only(&bucket, CHECKPOINT_HOLE, &bucket.entry_path(7)).await;
+    let (bucket, path_of) = with_checkpoint().await;
+    let whole = bucket.read(&path_of).await.unwrap();
+    bucket.write(&path_of, whole.slice(..whole.len() - 1)).await;
+    only(&bucket, CHECKPOINT_DAMAGED, &path_of).await;
+    bucket.delete(&path_of).await;
+    only(&bucket, CHECKPOINT_MISSING, &path_of).await;
+    bucket.write(&path_of, whole).await;
+    let version = newest(&bucket).await;
+    edit(&bucket, version, |m| m.extension.as_mut().unwrap().checkpoints[0].tail = Position::new(7)).await;
+    only(&bucket, CHECKPOINT_DAMAGED, &path_of).await;
+    edit(&bucket, version, |m| m.extension.as_mut().unwrap().checkpoints.clear()).await;
+    only(&bucket, UNLISTED_CHECKPOINT, &path_of).await;
+    // An SSTable that only the checkpoint names, and a name that is none.
+    let (bucket, _) = with_checkpoint().await;
+    let version = newest(&bucket).await;
+    edit(&bucket, version, |m| m.sstables.clear()).await;
+    assert_eq!(found(&bucket).await, []);
+    bucket.delete(&sstable_object(&bucket, SSTABLE)).await;
+    only(&bucket, SSTABLE_MISSING, &bucket.shard().root().clone().join(SSTABLE)).await;
+    let (bucket, _) = with_checkpoint().await;
+    let foreign = bucket.shard().root().clone().join("checkpoints").join("monday.binpb");
+    bucket.write(&foreign, bucket.read(&path).await.unwrap_or_default()).await;
+    only(&bucket, FOREIGN_OBJECT, &foreign).await;
 }
 
 #[tokio::test(start_paused = true)]

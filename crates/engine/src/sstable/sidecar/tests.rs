@@ -231,7 +231,10 @@ async fn written(data_type: DataType) -> (LanceStore, BaseTable, String) {
     let store = LanceStore::new(&Store::open(&url, &HashMap::new()).unwrap());
     let schema = Arc::new(Schema::new(vec![Field::new("id", data_type.clone(), false)]));
     let base = BaseTable::create(&store, &schema, &["id".to_owned()], &Sharding::Unsharded).await.unwrap();
-    let dir = sstable::relative_dir(base.fixed_shards()[0].0, &sstable::directory_name(Generation::new(1)));
+    let dir = sstable::relative_dir(
+        base.fixed_shards()[0].0,
+        &sstable::directory_name(uuid::Uuid::new_v4(), Generation::new(1)),
+    );
     let storage = sstable::storage_schema(base.dataset());
     let ids = arrow_cast::cast(&Int64Array::from(vec![0, 1, 2]), &data_type).unwrap();
     let rows = RecordBatch::try_new(storage, vec![ids, Arc::new(BooleanArray::from(vec![false; 3]))]).unwrap();

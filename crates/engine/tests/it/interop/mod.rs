@@ -8,6 +8,7 @@ mod lance;
 pub(crate) mod model;
 pub(crate) mod place;
 
+mod collecting;
 mod lance_reads;
 mod merging;
 mod schedules;

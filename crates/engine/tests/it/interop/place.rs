@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use fencepost::wal::gc::GcOptions;
 use fencepost::wal::{ManifestStore, Position, Shard, ShardManifest};
 use fencepost::{ShardWriter, Sharding, Store, Table, TableOptions, WriterConfig};
 use fencepost_sim::FaultStore;
@@ -116,16 +118,14 @@ impl Place {
         std::fs::copy(from, to).unwrap();
     }
 
-    /// Deletes the WAL entries that garbage collection may delete, if it may judge the shard at all: those below R
-    /// that are neither fences nor the last one seen.
+    /// Collects the first shard's garbage, however young.
     pub(crate) async fn collect_garbage(&self) -> fencepost::wal::Result<()> {
-        let manifest = self.manifest().await;
-        manifest.collectable()?;
-        let kept: Vec<Position> = manifest.fences().iter().map(|f| f.position).chain([manifest.last_seen]).collect();
-        for position in (1..manifest.replay_after.get()).map(Position::new).filter(|p| !kept.contains(p)) {
-            let _ = std::fs::remove_file(self.entry_file(position.get()).await);
+        let options = GcOptions { min_age: Duration::ZERO, ..GcOptions::default() };
+        let table = self.table().await.gc(&options, |_| ()).await.unwrap();
+        match table.shards[0].report.refused {
+            None => Ok(()),
+            Some(_) => self.manifest().await.collectable(),
         }
-        Ok(())
     }
 }
 

@@ -43,6 +43,7 @@ impl Oracle {
         if version <= newest {
             // Not a violation yet: it is one if somebody acts on it.
             coverage.count("forgotten manifests that came back");
+            self.happened(Event::CameBack);
             self.present.insert(version, false);
             return Ok(());
         }
@@ -84,10 +85,15 @@ impl Oracle {
         if closed(parent) != closed(next) {
             coverage.count("clean closes");
         }
-        let names = |m: &ShardManifest| m.sstables.iter().map(|s| s.path.clone()).collect::<BTreeSet<_>>();
+        let merged = self.merged;
+        let names = |m: &ShardManifest| {
+            let unmerged = m.sstables.iter().filter(|s| s.generation.get() > merged);
+            unmerged.map(|s| s.path.clone()).collect::<BTreeSet<_>>()
+        };
         if !names(parent).is_subset(&names(next)) {
             return broken(Invariant::I7, format!("manifest {version} drops an SSTable that is nowhere else"));
         }
+        self.checkpoints_follow(parent, next, coverage)?;
         let (from, to) = (parent.replay_after.get(), next.replay_after.get());
         if to < from {
             return broken(Invariant::I5, format!("manifest {version} takes R back from {from} to {to}"));
@@ -143,6 +149,7 @@ impl Oracle {
         let of_lineage = self.present.remove(&version).unwrap_or_default();
         coverage.count("manifests pruned");
         self.happened(Event::Pruned);
+        self.reached(Event::PrunedUpTo, version);
         if version >= self.lineage.len() as u64 {
             return broken(Invariant::I7, format!("manifest {version}, the newest, was deleted"));
         }
@@ -179,9 +186,5 @@ impl Oracle {
             }
             _ => Ok(()),
         }
-    }
-
-    pub(crate) fn latest(&self) -> Option<&ShardManifest> {
-        self.lineage.last()
     }
 }

@@ -4,19 +4,22 @@
 //! the invariants by their effect (rows that are lost, doubled, in the wrong order), not by the rules that uphold
 //! them, and it reads manifests and entries from the store's bytes, past every fault.
 
+mod checkpoints;
 mod log;
 mod manifests;
 pub(crate) mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fencepost_wal::ShardManifest;
+use uuid::Uuid;
 
 use super::coverage::Coverage;
 use super::habits::Kind;
-use super::world::{Event, ObjectKind};
+use super::world::{EVENTS, Event, ObjectKind};
 pub(crate) use log::ids_of;
 use log::{LogEntry, replay};
 use rows::Rows;
@@ -87,9 +90,16 @@ pub(crate) struct Oracle {
     pub(crate) rows: Rows,
     /// The live rows of positions that R has passed, as they were then.
     settled: BTreeMap<u64, Vec<u64>>,
+    /// Rows that were merged into the base table, whose record says up to which generation.
+    base: Vec<u64>,
+    merged: u64,
+    /// Checkpoints whose deletion was asked for.
+    given_up: BTreeSet<Uuid>,
+    /// The time of day.
+    now: SystemTime,
     /// Positions that the user asked to truncate at.
     asked: BTreeSet<u64>,
-    events: [u64; 4],
+    events: [u64; EVENTS],
 }
 
 impl Oracle {
@@ -102,18 +112,33 @@ impl Oracle {
             lineage: Vec::new(),
             rows: Rows::default(),
             settled: BTreeMap::new(),
+            base: Vec::new(),
+            merged: 0,
+            given_up: BTreeSet::new(),
+            now: SystemTime::UNIX_EPOCH,
             asked: BTreeSet::new(),
-            events: [0; 4],
+            events: [0; EVENTS],
         }
     }
 
-    pub(crate) fn events(&self) -> [u64; 4] {
+    pub(crate) fn events(&self) -> [u64; EVENTS] {
         self.events
     }
 
     fn happened(&mut self, event: Event) {
         if let Some(count) = self.events.get_mut(event as usize) {
             *count += 1;
+        }
+    }
+
+    /// The clock goes on.
+    pub(crate) fn tick(&mut self, now: SystemTime) {
+        self.now = now;
+    }
+
+    fn reached(&mut self, event: Event, number: u64) {
+        if let Some(highest) = self.events.get_mut(event as usize) {
+            *highest = number.max(*highest);
         }
     }
 
@@ -149,8 +174,9 @@ impl Oracle {
         if position <= replay_after {
             coverage.count("bytes in a hole that was collected");
         }
-        let top = self.entries.range(replay_after + 1..position).map(|(_, e)| e.epoch).max();
-        if entry.epoch < top.unwrap_or(epoch).max(epoch) && position > replay_after {
+        let before = self.entries.range(replay_after + 1..).take_while(|(at, _)| **at < position);
+        let top = before.map(|(_, e)| e.epoch).fold(epoch, u64::max);
+        if entry.epoch < top && position > replay_after {
             coverage.count("dead entries");
         }
         if entry.is_sentinel {
@@ -167,15 +193,18 @@ impl Oracle {
                 self.entries.remove(position);
                 coverage.count("entries collected");
                 self.happened(Event::Collected);
+                self.reached(Event::CollectedUpTo, *position);
                 if *position > self.replay_after() {
                     let r = self.replay_after();
                     return broken(Invariant::I7, format!("entry {position} was deleted, and R is {r}"));
                 }
+                self.entry_is_in_no_checkpoint(*position)?;
             }
             ObjectKind::Manifest(version) => self.manifest_deleted(*version, coverage)?,
             ObjectKind::SsTable(folder) => {
-                self.sstables.remove(folder);
                 coverage.count("SSTables collected");
+                self.sstable_is_in_no_checkpoint(folder)?;
+                self.sstables.remove(folder);
             }
             _ => return Ok(()),
         }
@@ -216,6 +245,25 @@ impl Oracle {
         met.filter(|met| !met.is_dead).map_or(&[], |met| met.entry.rows.as_slice())
     }
 
+    /// What the base table has.
+    pub(crate) fn merged(&self) -> u64 {
+        self.merged
+    }
+
+    /// One commit of the base table takes in the next generation, if a manifest lists it.
+    pub(crate) fn merge(&mut self, listed: &ShardManifest) -> Verdict {
+        let next = self.merged + 1;
+        let Some(sstable) = listed.sstables.iter().find(|s| s.generation.get() == next) else {
+            return Ok(());
+        };
+        match self.sstables.get(&sstable.path) {
+            Some(rows) => self.base.extend_from_slice(rows),
+            None => return broken(Invariant::I7, format!("SSTable {} is gone, and is to be merged", sstable.path)),
+        }
+        self.merged = next;
+        self.check_rows()
+    }
+
     /// The user asks for everything up to here to be forgotten.
     pub(crate) fn truncation_asked(&mut self, position: u64) {
         self.asked.insert(position);
@@ -226,8 +274,8 @@ impl Oracle {
         let Some(latest) = self.lineage.last() else {
             return Ok(());
         };
-        let mut found = Vec::new();
-        for sstable in &latest.sstables {
+        let mut found = self.base.clone();
+        for sstable in latest.sstables.iter().filter(|s| s.generation.get() > self.merged) {
             match self.sstables.get(&sstable.path) {
                 Some(rows) => found.extend_from_slice(rows),
                 None => {

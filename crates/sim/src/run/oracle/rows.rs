@@ -145,6 +145,17 @@ impl Rows {
         Ok(())
     }
 
+    pub(super) fn is_consumed(&self, id: u64) -> bool {
+        self.consumed.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Ids of the rows that are acknowledged by now and were not truncated.
+    pub(super) fn kept(&self) -> Vec<u64> {
+        let rows = self.rows.iter().zip(&self.consumed).enumerate();
+        let kept = rows.filter(|(_, (row, consumed))| matches!(row.promise, Promise::Kept(_)) && !**consumed);
+        kept.map(|(id, _)| id as u64).collect()
+    }
+
     pub(crate) fn acknowledged(&self) -> u64 {
         self.rows.iter().filter(|row| matches!(row.promise, Promise::Kept(_))).count() as u64
     }

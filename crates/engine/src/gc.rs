@@ -1,0 +1,144 @@
+//! Garbage collection of a table's shards by the base table's own record of what it holds (protocol section 8). What
+//! may go and in which order is the log's to know.
+
+use fencepost_wal::gc::{self, BaseProgress, GcOptions, GcProgress, GcReport, Plan, Refusal};
+use fencepost_wal::{Generation, Shard, ShardId};
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+
+use crate::base::BaseTable;
+use crate::error::{Error, Result};
+use crate::sharding::ShardValue;
+use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
+
+/// How often the base table may move on while its newest version is looked for.
+const MAX_ROUNDS: usize = 32;
+
+/// What [`Table::gc`](crate::Table::gc) did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableGcReport {
+    /// The base table's version whose record was relied on.
+    pub base_version: u64,
+    /// The shards, in the order of their buckets or values.
+    pub shards: Vec<ShardGcReport>,
+}
+
+/// What was done for one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardGcReport {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// Which rows it holds.
+    pub value: ShardValue,
+    /// What was deleted and what was kept, or why nothing was touched.
+    pub report: GcReport,
+}
+
+/// What [`Table::gc`](crate::Table::gc) would do to one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardGcPlan {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// Which rows it holds.
+    pub value: ShardValue,
+    /// What would be dropped and deleted.
+    pub plan: Plan,
+}
+
+pub(crate) async fn collect(
+    base: &BaseTable,
+    options: &GcOptions,
+    progress: impl FnMut(GcProgress) + Send,
+) -> Result<TableGcReport> {
+    let base = certain(base).await?;
+    let shards = made(&base).await?;
+    // Each shard plans when its turn comes, so the sum grows on the way.
+    let at = Mutex::new((progress, vec![GcProgress::default(); shards.len()]));
+    let collected = stream::iter((0..).zip(shards)).map(|(n, found): (usize, TableShard)| {
+        let (base, at) = (&base, &at);
+        async move {
+            let shard = shard(base, found.id);
+            let record = record(base, found.id).await?;
+            let report = gc::collect(&shard, &record, options, |one| {
+                let (progress, all) = &mut *at.lock();
+                if let Some(place) = all.get_mut(n) {
+                    *place = one;
+                }
+                let mut sum = GcProgress::default();
+                all.iter().for_each(|one| {
+                    sum.objects += one.objects;
+                    sum.of_objects += one.of_objects;
+                });
+                progress(sum);
+            });
+            Ok((found, report.await?))
+        }
+    });
+    let collected: Vec<Result<_>> = collected.buffered(SHARDS_AT_ONCE).collect().await;
+    let collected = collected.into_iter().collect::<Result<Vec<(TableShard, GcReport)>>>()?;
+    let shards = collected
+        .into_iter()
+        // A folder is all that there is of it.
+        .filter(|(_, report)| report.refused != Some(Refusal::NoShard))
+        .map(|(found, report)| ShardGcReport { shard_id: found.id, value: found.value, report });
+    Ok(TableGcReport { base_version: base.version(), shards: shards.collect() })
+}
+
+pub(crate) async fn dry_run(base: &BaseTable, options: &GcOptions) -> Result<Vec<ShardGcPlan>> {
+    let base = certain(base).await?;
+    let planned = stream::iter(made(&base).await?).map(|found| {
+        let base = &base;
+        async move {
+            let record = record(base, found.id).await?;
+            let plan = gc::dry_run(&shard(base, found.id), &record, options).await?;
+            Ok(ShardGcPlan { shard_id: found.id, value: found.value, plan })
+        }
+    });
+    let planned: Vec<Result<ShardGcPlan>> = planned.buffered(SHARDS_AT_ONCE).collect().await;
+    let mut planned = planned.into_iter().collect::<Result<Vec<_>>>()?;
+    planned.retain(|shard| shard.plan.refused != Some(Refusal::NoShard));
+    Ok(planned)
+}
+
+/// What the newest version of the base table says about one shard, for a writer's own collector.
+pub(crate) async fn progress(base: &BaseTable, id: ShardId) -> Result<BaseProgress> {
+    record(&certain(base).await?, id).await
+}
+
+async fn made(base: &BaseTable) -> Result<Vec<TableShard>> {
+    Ok(shards::discover(base).await?.into_iter().filter(|shard| shard.made).collect())
+}
+
+fn shard(base: &BaseTable, id: ShardId) -> Shard {
+    Shard::new(base.lance_store().store().clone(), id)
+}
+
+/// The newest version, still the newest when it was read, and durable. One that was cleaned up and whose name came back
+/// while we stalled may say that it has what no later version has.
+async fn certain(base: &BaseTable) -> Result<BaseTable> {
+    let mut newest = base.refreshed().await?;
+    for _ in 0..MAX_ROUNDS {
+        let again = newest.refreshed().await?;
+        if again.version() == newest.version() {
+            if !again.merged().is_empty() {
+                again.settle().await?;
+            }
+            return Ok(again);
+        }
+        newest = again;
+    }
+    Err(Error::NotSupported(format!(
+        "the base table moved on {MAX_ROUNDS} times while its newest version was looked for; try again"
+    )))
+}
+
+/// What a version of the base table says about one shard.
+async fn record(base: &BaseTable, id: ShardId) -> Result<BaseProgress> {
+    let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
+    let indexes = match merged {
+        Generation::ZERO => Default::default(),
+        _ => base.index_coverage().await?.of_shard(id),
+    };
+    Ok(BaseProgress { merged, indexes })
+}

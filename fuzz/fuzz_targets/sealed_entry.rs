@@ -1,0 +1,11 @@
+//! An object in `wal/` whose trailer is right, so that everything behind the checksum is reached.
+#![no_main]
+
+#[path = "../../crates/wal/tests/decoding/allocated.rs"]
+mod allocated;
+#[path = "../../crates/wal/tests/decoding/checks.rs"]
+#[allow(dead_code, reason = "each target runs one check")]
+mod checks;
+
+// libfuzzer-sys makes every panic fatal, also one that is caught.
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::sealed_entry(data));
