@@ -21,7 +21,10 @@ impl Progress {
 
     /// Counts objects that were `done` ("deleted", "read"); more are found while it goes on.
     pub(crate) fn objects(done: &str) -> Self {
-        Self::start(Some(0), &format!("{{bar:30}} {{human_pos}}/{{human_len}} objects {done} ({{elapsed}}, {{eta}} to go) {{msg}}"))
+        Self::start(
+            Some(0),
+            &format!("{{bar:30}} {{human_pos}}/{{human_len}} objects {done} ({{elapsed}}, {{eta}} to go) {{msg}}"),
+        )
     }
 
     /// Counts races for one key; how many there are is set with the first [`at`](Self::at).
