@@ -83,7 +83,10 @@ fn the_same_seed_gives_the_same_run() {
         let (once, again) = (simulate(seed, true), simulate(seed, true));
         let differ = once.trace.iter().zip(&again.trace).find(|(a, b)| a != b);
         assert_eq!(differ, None, "seed {seed}");
-        assert_eq!((once.steps, once.trace_hash, once.virtual_time), (again.steps, again.trace_hash, again.virtual_time));
+        assert_eq!(
+            (once.steps, once.trace_hash, once.virtual_time),
+            (again.steps, again.trace_hash, again.virtual_time)
+        );
         assert!(once.steps > 50 && once.trace.len() as u64 == once.steps);
         // Keeping the lines changes nothing.
         assert_eq!(simulate(seed, false).trace_hash, once.trace_hash);

@@ -135,6 +135,10 @@ impl LogModel {
                     actions.push(Action::Move(w));
                 }
                 for k in me.next..me.next + me.width {
+                    if k as usize >= POSITIONS {
+                        self.out_of_room();
+                        break;
+                    }
                     if me.must_get.has(k) {
                         actions.push(Action::GetSentinel(w, k));
                     } else if !me.settled.has(k) {
@@ -273,7 +277,8 @@ impl LogModel {
             }
             _ => {}
         }
-        if self.config.wipes && self.may_wipe(s) {
+        let wiping = s.wiping > 0 && s.wiping == s.newest().epoch;
+        if self.config.wipes && (wiping || (s.wiping == 0 && self.may_wipe(s))) {
             actions.push(Action::Wipe);
         }
     }

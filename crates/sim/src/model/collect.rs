@@ -51,6 +51,9 @@ impl<N: Notes> Turn<'_, N> {
     pub(super) fn prune(&mut self, version: u8) {
         self.notes.say(|| format!("GC DELETE manifest/{version}"));
         self.s.delete_manifest(version);
+        if self.s.hint == version {
+            self.s.hint = 0;
+        }
     }
 
     /// LIST, GET, and LIST again: only then is a collector sure.
@@ -90,9 +93,16 @@ impl<N: Notes> Turn<'_, N> {
         }
     }
 
+    /// The operator looks, and wipes later; nobody opens the shard meanwhile, but who has it open goes on.
     pub(super) fn wipe(&mut self) {
-        let store = self.s.newest().store;
+        let newest = *self.s.newest();
+        if self.s.wiping == 0 {
+            self.notes.say(|| format!("the operator finds that the WAL store may be wiped ({newest:?})"));
+            self.s.wiping = newest.epoch;
+            return;
+        }
         self.notes.say(|| "the operator wipes the WAL store".to_owned());
-        self.s.wal[store as usize] = [Entry::ABSENT; POSITIONS];
+        self.s.wiping = 0;
+        self.s.wal[newest.store as usize] = [Entry::ABSENT; POSITIONS];
     }
 }

@@ -275,6 +275,9 @@ impl<N: Notes> Turn<'_, N> {
         if outcome == Outcome::Done && told && !self.in_lineage(next.commit) {
             self.broke(Invariant::I6);
         }
+        if outcome == Outcome::Done && self.model.config.steps {
+            self.s.hint = self.s.hint.max(next.version);
+        }
         if actor >= OTHERS {
             let other = &mut self.s.others[(actor - OTHERS) as usize];
             other.commits_left -= 1;

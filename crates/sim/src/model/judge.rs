@@ -162,19 +162,12 @@ impl LogModel {
                 return Some(Invariant::I5);
             }
         }
-        // A reader that starts at any manifest that was once the newest, and probes forward, finds what is there.
-        let strayed = self.config.steps
-            && s.manifests.iter().filter(|m| m.version > 0 && s.lineage & (1 << m.commit) != 0).any(|m| {
-                let mut at = *m;
-                loop {
-                    let next = s.manifest(at.version + 1);
-                    if next.version == 0 {
-                        break;
-                    }
-                    at = next;
-                }
-                !s.acknowledged.minus(self.content_from(s, &at).set()).is_empty()
-            });
+        // A reader that starts at the manifest of the hint, and probes forward, finds what is there.
+        let mut at = s.manifest(s.hint);
+        while at.version > 0 && s.manifest(at.version + 1).version > 0 {
+            at = s.manifest(at.version + 1);
+        }
+        let strayed = at.version > 0 && !s.acknowledged.minus(self.content_from(s, &at).set()).is_empty();
         strayed.then_some(Invariant::I1)
     }
 

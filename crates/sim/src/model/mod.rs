@@ -112,6 +112,8 @@ impl LogModel {
             acknowledged: Default::default(),
             recorded_epoch: 0,
             lineage: 1 << FIRST_COMMIT,
+            hint: u8::from(self.config.steps),
+            wiping: 0,
             clock: 0,
             broken: 0,
         };

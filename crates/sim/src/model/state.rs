@@ -29,6 +29,10 @@ pub struct State {
     pub(super) recorded_epoch: u8,
     /// The `commit_id`s of all manifests that were the newest at some time: the one lineage.
     pub(super) lineage: u64,
+    /// The highest version whose commit was seen to be done: what the hint for readers says. 0 once it is pruned.
+    pub(super) hint: u8,
+    /// The epoch of the manifest that made an operator wipe the WAL store; 0 if nobody is about to.
+    pub(super) wiping: u8,
     /// The time, as far as lifetimes of checkpoints are concerned.
     pub(super) clock: u8,
     /// The invariant that was broken on the way here; 0 is none.

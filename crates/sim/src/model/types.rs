@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 /// Positions of the log: 1 to [`POSITIONS`] - 1.
-pub(super) const POSITIONS: usize = 13;
+pub(super) const POSITIONS: usize = 16;
 /// Writers at most. A name is a writer for one tenure; a process that opens again is the next one.
 pub(super) const WRITERS: usize = 3;
 /// Rows that one writer appends at most, each an append of its own.

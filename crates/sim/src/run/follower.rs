@@ -15,12 +15,17 @@ pub(crate) async fn follow(process: &Arc<Process>, shard: &Shard) {
     let mut last = None;
     while process.world.rounds_left() > 0 {
         let seen = process.world.changes();
+        let replay_after = process.world.state().oracle.replay_after();
         match tailer.next().await {
             Ok(Some(entry)) => {
                 check(process, last, &entry);
                 last = Some(entry.position.get());
             }
             Ok(None) => {
+                if let Some(at) = tailer.next_position().filter(|at| at.get() <= replay_after) {
+                    let what = format!("a follower takes {at} for the end, and R was {replay_after} before it asked");
+                    process.world.fail(&process.name, Invariant::I1, what);
+                }
                 process.pause().await;
                 process.world.wait_for_change(seen).await;
             }

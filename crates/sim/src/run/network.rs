@@ -180,14 +180,17 @@ impl Network {
     /// The request on its way; it arrives also if nobody waits for its answer any more.
     fn wire(&self, path: &Path, request: Request, moment: Moment) -> oneshot::Receiver<Result<Answer>> {
         let (sender, answer) = oneshot::channel();
-        let (world, name, path) = (Arc::clone(&self.process.world), self.process.name.clone(), path.clone());
+        let (process, path) = (Arc::clone(&self.process), path.clone());
         tokio::spawn(async move {
             match moment.event {
                 None => tokio::time::sleep_until(moment.at).await,
-                Some(_) => world.wait_for(&moment).await,
+                Some(_) => process.world.wait_for(&moment).await,
+            }
+            if sender.is_closed() && !process.abandoned_arrives(&ObjectKind::of(&path)).await {
+                return process.note(format_args!("{request} {} is lost", ObjectKind::of(&path)));
             }
             // Nobody waits any more: the process that sent it is gone.
-            let _ = sender.send(world.arrive(&name, &path, &request));
+            let _ = sender.send(process.world.arrive(&process.name, &path, &request));
         });
         answer
     }

@@ -24,6 +24,8 @@ const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+/// Later stalls of a process are short, so that a run comes to an end.
+const MOST_LONG_STALLS: u32 = 6;
 
 /// One process, from its start to its death or the end of the run.
 pub(crate) struct Process {
@@ -40,6 +42,7 @@ struct State {
     stalled: Option<Moment>,
     dead: bool,
     throttled_until: Option<Instant>,
+    long_stalls: u32,
 }
 
 impl fmt::Debug for Process {
@@ -98,7 +101,13 @@ impl Process {
         if self.is_stalled() {
             return;
         }
-        let moment = self.draw_moment(at);
+        let moment = match lock(&self.state).long_stalls < MOST_LONG_STALLS {
+            true => self.draw_moment(at),
+            false => Moment { at: Instant::now() + self.roll(|dice| spread(dice, 1, 20 * SECOND)), event: None },
+        };
+        if moment.event.is_some() || moment.at > Instant::now() + Duration::from_millis(3 * HOUR) {
+            lock(&self.state).long_stalls += 1;
+        }
         self.note(format_args!("stalls {why}{}", until(&moment)));
         self.world.count("stalls");
         lock(&self.state).stalled = Some(moment);
@@ -167,6 +176,28 @@ impl Process {
             return Moment { at: Instant::now() + Duration::from_millis(60 * DAY), event: Some(event) };
         }
         Moment { at: Instant::now() + at, event: by_event.then(|| (event, self.world.events(event) + more)) }
+    }
+
+    /// The fate of a request whose sender waits no longer, because it died or stopped: it is lost (`false`), or arrives,
+    /// often when a successor has just claimed the shard.
+    pub(crate) async fn abandoned_arrives(&self, object: &ObjectKind) -> bool {
+        if self.world.is_calm() {
+            return true;
+        }
+        let (fate, at, after) =
+            self.roll(|dice| (dice.below(10), spread(dice, MINUTE, 2 * DAY), spread(dice, 1, 2000)));
+        match fate {
+            0..3 => return false,
+            3..7 => {
+                let event = (Event::Claimed, self.world.events(Event::Claimed) + 1);
+                self.world.wait_for(&Moment { at: Instant::now() + at, event: Some(event) }).await;
+                tokio::time::sleep(after).await;
+            }
+            7 | 8 => self.world.wait_for(&self.draw_moment(Some(object))).await,
+            _ => {}
+        }
+        self.world.count("requests that arrived without their sender");
+        true
     }
 
     /// A pause between two things that the process does by itself.

@@ -105,7 +105,8 @@ impl ManifestStore {
     /// The newest manifest, still shown as the newest by a LIST that began after it was read; `None` if the shard does
     /// not exist. For actors that are no tenure and act on what a manifest lists (merging, collecting): between a LIST
     /// and a GET that stalled, the version may have been pruned and its name have come back with other content
-    /// (protocol section 3, schedule 28).
+    /// (protocol section 3, schedule 28). On `file://` it is durable too: its committer may not have come to its fsync yet,
+    /// and what is deleted because of it does not come back with the manifest of before.
     ///
     /// # Errors
     /// As [`latest`](Self::latest); [`Error::Contention`] if every look finds a newer one.
@@ -115,6 +116,8 @@ impl ManifestStore {
                 return Ok(None);
             };
             if is_on(Mutant::CollectorLooksOnce) || self.newest_version().await? == Some(manifest.version) {
+                // I7: a power loss must not take back what others act on.
+                self.shard.store().settle(&self.shard.manifest_path(manifest.version)).await?;
                 return Ok(Some(manifest));
             }
         }
