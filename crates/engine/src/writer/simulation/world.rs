@@ -127,7 +127,7 @@ impl World {
         let before = std::mem::take(&mut self.state().seen);
         let mut there = HashMap::new();
         for object in found {
-            let tag = object.e_tag.unwrap().trim_matches('"').parse().unwrap();
+            let tag: u64 = object.e_tag.unwrap().trim_matches('"').parse().unwrap();
             let old = before.get(&object.location).filter(|seen| seen.tag == tag);
             let seen = old.copied().unwrap_or(Seen { tag, at: self.now() });
             there.insert(object.location, seen);

@@ -109,7 +109,7 @@ pub(super) fn judge_error(process: &Process, error: &Error) {
         // Below R it may have been collected: the reader was replaced meanwhile.
         Error::Wal(WalError::LogHole { position, .. }) => position.get() > replay_after,
         Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::Store { .. }) => false,
-        Error::Wal(WalError::CommitUnknown { .. } | WalError::Outrun { .. }) => false,
+        Error::Wal(WalError::CommitUnknown { .. } | WalError::Outrun { .. } | WalError::Contention { .. }) => false,
         Error::Wal(WalError::Poisoned { reason, .. }) => is_telling(reason),
         Error::FlushFailed { reason, .. } => is_telling(reason),
         _ => true,
