@@ -281,19 +281,10 @@ impl Config {
 
     /// Larger ones, for a machine with memory and time.
     pub fn large() -> Vec<Self> {
+        let faults = Faults { late: 1, ..NO_FAULTS };
         let larger = |config: Self| match config.name {
-            "takeover" => Some(Self {
-                rows: &[3, 3],
-                flushes: [2, 2, 0],
-                faults: Faults { lost_ack: 1, conflict: 1, late: 2 },
-                ..config
-            }),
-            "three" => Some(Self { rows: &[3, 2, 1], ..config }),
-            "close" => {
-                Some(Self { flushes: [1, 1, 1], faults: Faults { lost_ack: 1, conflict: 0, late: 1 }, ..config })
-            }
-            "forgotten" => Some(Self { rows: &[2, 1, 0], flushes: [0, 0, 1], collects: true, ..config }),
-            "checkpoints" => Some(Self { faults: Faults { lost_ack: 0, conflict: 0, late: 1 }, ..config }),
+            "close" => Some(Self { flushes: [1, 1, 1], faults: Faults { lost_ack: 1, ..faults }, ..config }),
+            "checkpoints" => Some(Self { faults, ..config }),
             _ => None,
         };
         Self::all().into_iter().filter_map(larger).collect()
