@@ -94,6 +94,8 @@ pub(crate) struct Habits {
     pub(crate) leave: f64,
     pub(crate) flush: f64,
     pub(crate) partial: f64,
+    /// Milliseconds that a request takes at least and at most.
+    pub(crate) latency: (u64, u64),
     pub(crate) min_age: Duration,
     /// Most appends of one round.
     pub(crate) burst: u64,
@@ -139,9 +141,13 @@ impl Habits {
         let stragglers = rng.chance(0.25);
         let (rounds, burst) = if stragglers { (14, 60) } else { (rounds, burst) };
         let faults = match stragglers {
-            true => {
-                Faults { late: 0.05 + 0.15 * rng.unit(), hang: 0.03 * rng.unit(), death: 0.01, throttle: 0.0, ..faults }
-            }
+            true => Faults {
+                late: 0.05 + 0.15 * rng.unit(),
+                hang: 0.03 * rng.unit(),
+                death: 0.012,
+                throttle: 0.0,
+                ..faults
+            },
             false => faults,
         };
         let wide = [1, 2, 4, 32].split_at(if stragglers { 2 } else { 0 }).1;
@@ -162,9 +168,10 @@ impl Habits {
             leave: if stragglers { 0.2 } else { *rng.pick(&[0.0, 0.05, 0.2, 0.5]).unwrap_or(&0.0) },
             flush: *rng.pick(&[0.1, 0.3, 0.7]).unwrap_or(&0.3),
             partial: *rng.pick(&[0.0, 0.3, 0.8]).unwrap_or(&0.3),
+            latency: if stragglers { (40, 400) } else { (1, 60) },
             min_age: Duration::from_secs(*rng.pick(&[0, 0, 0, 3600]).unwrap_or(&0)),
             burst,
-            plain: *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2),
+            plain: if stragglers { 0.0 } else { *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2) },
         }
     }
 }

@@ -5,18 +5,28 @@ use std::time::Duration;
 
 use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions};
 use fencepost_wal::{Error, Shard};
+use tokio::time::Instant;
 
 use super::habits::spread;
 use super::process::Process;
+use super::world::Moment;
 use super::writer::judge_error;
 
 const HOUR_MS: u64 = 3_600_000;
+const MOST_ACTIONS: u32 = 20;
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Keeps checkpoints until the run ends.
 pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
     let world = &process.world;
     let mut made: Vec<Checkpoint> = Vec::new();
+    let mut left = MOST_ACTIONS;
     while world.rounds_left() > 0 {
+        if left == 0 {
+            world.wait_for(&Moment { at: Instant::now() + FOR_EVER, event: None }).await;
+            continue;
+        }
+        left -= 1;
         process.pause().await;
         let seen = world.changes();
         let lifetime = process.roll(|dice| match dice.chance(0.2) {

@@ -34,7 +34,7 @@ use process::{Process, live};
 use world::World;
 
 /// After this much virtual time something waits for what never comes.
-const TOO_LONG: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+const TOO_LONG: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
 /// What became of one run.
 #[derive(Debug, Clone)]

@@ -118,7 +118,7 @@ impl Network {
         }
         let latency = process.roll(|dice| match fate {
             Fate::Slow => spread(dice, 1000, 60_000),
-            _ => spread(dice, 1, 60),
+            _ => spread(dice, habits.latency.0, habits.latency.1),
         });
         let answer = match fate {
             Fate::Unavailable | Fate::Throttle => {

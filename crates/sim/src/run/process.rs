@@ -25,7 +25,7 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 /// Later stalls of a process are short, so that a run comes to an end.
-const MOST_LONG_STALLS: u32 = 6;
+const MOST_LONG_STALLS: u32 = 4;
 
 /// One process, from its start to its death or the end of the run.
 pub(crate) struct Process {
@@ -158,7 +158,7 @@ impl Process {
                 n if n < lengths.short => spread(dice, 1, 20 * SECOND),
                 n if n < lengths.short + lengths.minutes => spread(dice, MINUTE, 3 * HOUR),
                 n if n < lengths.short + lengths.minutes + lengths.days => spread(dice, 3 * HOUR, 5 * DAY),
-                _ => spread(dice, DAY, 20 * DAY),
+                _ => spread(dice, HOUR, 6 * DAY),
             };
             let events = [Event::Claimed, Event::Published, Event::Collected, Event::Collected, Event::Pruned];
             let event = dice.pick(&events).copied().unwrap_or(Event::Collected);
@@ -173,7 +173,7 @@ impl Process {
         if let Some(targeted) = targeted.filter(|_| by_event && self.roll(|dice| dice.chance(0.6))) {
             let came_back = (Event::CameBack, self.world.events(Event::CameBack) + 1);
             let event = if targeted.0 == Event::PrunedUpTo && more == 1 { came_back } else { targeted };
-            return Moment { at: Instant::now() + Duration::from_millis(60 * DAY), event: Some(event) };
+            return Moment { at: Instant::now() + Duration::from_millis(6 * DAY), event: Some(event) };
         }
         Moment { at: Instant::now() + at, event: by_event.then(|| (event, self.world.events(event) + more)) }
     }

@@ -280,7 +280,7 @@ impl Writer<'_> {
                     }
                 }
                 if self.process.chance(0.5) {
-                    tokio::time::sleep(self.process.roll(|dice| spread(dice, 1, 200))).await;
+                    tokio::time::sleep(self.process.roll(|dice| spread(dice, 1, 100))).await;
                 }
             }
             if self.process.chance(0.3) && writer.flush().await.is_err() {
