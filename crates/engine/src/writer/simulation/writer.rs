@@ -62,8 +62,6 @@ impl SsTableWriter for StandIn {
 /// What writers of a run have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Workload {
-    /// Between two lives, and two rounds of a collector.
-    pub(super) longest_pause_millis: u64,
     /// Most puts of one round.
     pub(super) burst: u64,
     pub(super) flush: f64,
