@@ -129,8 +129,10 @@ impl Bucket {
         let has = |path: Path| there.contains(path.as_ref());
         let entry = |position: Position| assert!(has(shard.entry_path(position)), "entry {position} is gone");
         let folder = |name: &str| {
-            let files = [shard.root().clone().join(name).join("a"), shard.root().clone().join(name).join("b")];
-            assert!(files.into_iter().all(has), "folder {name} is not whole");
+            let root = shard.root().clone().join(name);
+            let prefix = format!("{root}/");
+            assert!(there.iter().any(|path| path.starts_with(&prefix)), "folder {name} is gone");
+            assert_eq!(has(root.clone().join("a")), has(root.join("b")), "folder {name} is not whole");
         };
         manifest.fences().iter().for_each(|fence| entry(fence.position));
         if manifest.replay_after > Position::ZERO {
