@@ -1,4 +1,4 @@
-//! An object in `manifest/`, also one whose checksum is right.
+//! An object in `manifest/`: any bytes. The seeds that Lance wrote have no checksum.
 #![no_main]
 
 #[path = "../../crates/wal/tests/decoding/allocated.rs"]

@@ -12,7 +12,9 @@ pub struct WriterConfig {
     /// Whether `put` and `delete` wait until their rows are durable. If not, they return when the rows are in
     /// memory, a crash may lose them, and `flush` waits for them. Default true.
     pub durable: bool,
-    /// Grouping and limits of the log. `max_unflushed_bytes` bounds queue, MemTables and frozen MemTables together.
+    /// Grouping, pace and limits of the log of each shard: `max_in_flight`, `linger` and `max_puts_per_second` decide how
+    /// soon a row is durable and what that costs. `max_unflushed_bytes` bounds queue, MemTables and frozen MemTables
+    /// together.
     pub wal: WalConfig,
     /// Limits of replaying the log at open.
     pub open: OpenOptions,

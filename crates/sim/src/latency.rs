@@ -147,7 +147,7 @@ impl ObjectStore for LatencyStore {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;

@@ -337,12 +337,15 @@ impl Store {
 
     /// The file of an object, if objects are files of this machine.
     pub(crate) fn local_path(&self, path: &Path) -> Option<PathBuf> {
-        self.files.is_some().then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
+        self.local.then(|| LocalFileSystem::new().path_to_filesystem(path).ok()).flatten()
     }
 
     /// Makes an object durable that was found rather than written by a request that answered "ok". Object stores
     /// need nothing; a file's bytes are synced before it gets its name, but its name only with the folder.
-    pub(crate) async fn settle(&self, path: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Store`] if a file or folder cannot be fsynced.
+    pub async fn settle(&self, path: &Path) -> Result<()> {
         let Some(files) = &self.files else {
             return Ok(());
         };

@@ -33,12 +33,12 @@ pub(crate) async fn run(args: ProbeArgs) -> Result<()> {
     let url = store.url().to_string();
     let report = match surveyed {
         Ok(report) => report,
-        Err(error) => {
-            // The failure itself matters more than what it left behind.
-            if let Err(left) = cleaned {
-                tracing::warn!(error = %left, "objects of the probe could not be deleted");
-            }
-            return Err(judged(error, &url, args.output.output)?);
+        Err(stopped) => {
+            let error = judged(stopped, &url, args.output.output)?;
+            return Err(match cleaned {
+                Ok(()) => error,
+                Err(left) => error.note(format_args!("what was written could not be deleted: {left}")),
+            });
         }
     };
     cleaned.map_err(|e| CliError::from(e).context("the store is fit, but what was written could not be deleted"))?;
@@ -46,13 +46,18 @@ pub(crate) async fn run(args: ProbeArgs) -> Result<()> {
 }
 
 async fn until_interrupted(survey: &Survey) -> Result<SurveyReport, Stopped> {
-    let races = Progress::races();
-    let mut puts = None;
+    let mut bar = Progress::races();
+    let mut timing = false;
     let (step, mut steps) = watch::channel(());
     let mut running = pin!(survey.run(|at| {
         match at {
-            SurveyStep::Races(done, of) => races.at(done as u64, of as u64),
-            SurveyStep::Puts(timed) => puts.get_or_insert_with(Progress::puts).to(timed as u64),
+            SurveyStep::Races(done, of) => bar.at(done as u64, of as u64),
+            SurveyStep::Puts(timed) => {
+                if !std::mem::replace(&mut timing, true) {
+                    bar = Progress::puts();
+                }
+                bar.to(timed as u64);
+            }
         }
         step.send_replace(());
     }));

@@ -50,8 +50,6 @@ fn a_server_is_probed_and_its_412s_are_counted() {
     let place = Place::new();
     let server = S3Server::start(place.path("s3")).unwrap();
     check(&probe(&s3_table(&server, "t"), &["--output", "json"]).json(), "status_412");
-    let mut left = std::fs::read_dir(place.path("s3").join(S3Server::BUCKET)).unwrap();
-    assert!(left.all(|entry| entry.unwrap().path().is_dir()), "objects are left");
 }
 
 #[test]

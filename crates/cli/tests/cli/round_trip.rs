@@ -199,14 +199,6 @@ fn acknowledgements_are_logged_in_order() {
 }
 
 #[test]
-fn a_store_is_probed() {
-    let place = Place::new();
-    let report = fencepost(["probe", &place.table(), "--output", "json"]).json();
-    assert_eq!(report["fit"], true);
-    assert_eq!(place.objects(), [], "a probe leaves nothing behind");
-}
-
-#[test]
 fn queries_print_tables_for_people() {
     let place = Place::new();
     let file = place.file("rows.csv", CSV);

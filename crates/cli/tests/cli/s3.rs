@@ -17,7 +17,7 @@ fn a_table_lives_on_s3() {
     let place = Place::new();
     let server = S3Server::start(place.path("s3")).unwrap();
     let table = s3_table(&server, "t");
-    assert_eq!(run("probe", &table, &["--output", "json"]).json()["fit"], true);
+    assert_eq!(run("probe", &table, &["--rounds", "5", "--seconds", "1", "--output", "json"]).json()["fit"], true);
     run("create", &table, &["--columns", "id:int64,name:string", "--primary-key", "id"]).ok();
     let ingest = std::iter::once("ingest".to_string()).chain(table.clone());
     with_stdin(ingest.chain(["-", "--format", "csv"].map(str::to_string)), b"id,name\n1,a\n2,b\n1,c\n").ok();

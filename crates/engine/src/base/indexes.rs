@@ -26,9 +26,7 @@ impl IndexCoverage {
         let lags = |covered: &BTreeMap<ShardId, Generation>| covered.get(&shard).is_none_or(|upto| *upto < generation);
         self.by_index.iter().filter(|(_, covered)| lags(covered)).map(|(name, _)| name.clone()).collect()
     }
-}
 
-impl IndexCoverage {
     /// For each index the highest generation of a shard that it covers; zero for none.
     pub(crate) fn of_shard(&self, shard: ShardId) -> BTreeMap<String, Generation> {
         let covered = |covered: &BTreeMap<ShardId, Generation>| covered.get(&shard).copied().unwrap_or_default();

@@ -23,7 +23,8 @@ pub(super) struct Proved {
 pub(super) async fn prove(base: &BaseTable, shard: ShardId, listed: &SsTable) -> Proved {
     let mut proof = Proof { base, rel_dir: sstable::relative_dir(shard, &listed.path), findings: Vec::new() };
     // Lance panics at some files, an empty manifest among them.
-    let rows = match AssertUnwindSafe(proof.read(listed)).catch_unwind().await {
+    let read = AssertUnwindSafe(proof.read(listed)).catch_unwind().await;
+    let rows = match read {
         Ok(rows) => rows.unwrap_or_default(),
         Err(_) => {
             let folder = proof.rel_dir.clone();

@@ -17,10 +17,8 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
-use fencepost_wal::{
-    Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalStats, WalWriter,
-};
-use futures::future::BoxFuture;
+use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -119,7 +117,9 @@ impl ShardWriter {
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
         };
         let gc = match collected {
-            (tenure, Some(config)) => Some(BackgroundGc::start(tenure, config, base_progress(&base, shard.id()))),
+            (tenure, Some(config)) => {
+                Some(BackgroundGc::start(tenure, config, base_progress(base.clone(), shard.id())))
+            }
             (_, None) => None,
         };
         Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc })
@@ -316,8 +316,9 @@ impl ShardWriter {
     /// Counters of this writer.
     pub fn stats(&self) -> WriterStats {
         let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
-        let gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
-        WriterStats::new(WalStats { gc, ..self.wal.stats() }, progress)
+        let mut wal = self.wal.stats();
+        wal.gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
+        WriterStats::new(wal, progress)
     }
 
     /// Sizes of the MemTables.
@@ -336,11 +337,10 @@ impl ShardWriter {
 }
 
 /// What the collector of a shard asks before each run.
-fn base_progress(base: &BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'static, Result<BaseProgress, String>> {
-    let base = base.clone();
+fn base_progress(base: BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'static, Result<BaseProgress, String>> {
     move || {
         let base = base.clone();
-        Box::pin(async move { gc::progress(&base, id).await.map_err(|error| error.to_string()) })
+        async move { gc::progress(&base, id).await.map_err(|error| error.to_string()) }.boxed()
     }
 }
 

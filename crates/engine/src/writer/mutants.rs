@@ -7,20 +7,40 @@ use fencepost_wal::{Position, Tenure};
 /// A rule that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mutant {
-    /// R rises to the last acknowledged entry, not to the last one that was applied when the MemTable was frozen.
     CoversAcknowledged,
-    /// R rises to what the newest of the frozen MemTables covers, not the one that was written.
     CoversAllFrozen,
-    /// R rises to the entry after the last one of the MemTable, durable or not.
     CoversNext,
-    /// The newest frozen MemTable is written first.
     NewestFirst,
-    /// The manifest is committed before the files are written.
     PublishesFirst,
-    /// After a flush R is raised to the last entry applied, also if rows are in memory by now.
     RaisesOverRows,
-    /// A MemTable whose flush failed counts as written.
     ForgetsFailed,
+}
+
+impl Mutant {
+    pub(super) const ALL: [Self; 7] = [
+        Self::CoversAcknowledged,
+        Self::CoversAllFrozen,
+        Self::CoversNext,
+        Self::NewestFirst,
+        Self::PublishesFirst,
+        Self::RaisesOverRows,
+        Self::ForgetsFailed,
+    ];
+
+    /// What is done instead of following the rule.
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Self::CoversAcknowledged => "R rises to the last acknowledged entry, not to the last one of the MemTable",
+            Self::CoversAllFrozen => {
+                "R rises to the end of the newest frozen MemTable, not of the one that was written"
+            }
+            Self::CoversNext => "R rises one entry beyond the MemTable, durable or not",
+            Self::NewestFirst => "the newest frozen MemTable is written first",
+            Self::PublishesFirst => "the manifest is committed before the files are written",
+            Self::RaisesOverRows => "a flush raises R to the end of the log also if rows came meanwhile",
+            Self::ForgetsFailed => "a MemTable whose flush failed counts as written",
+        }
+    }
 }
 
 thread_local! {

@@ -288,7 +288,7 @@ impl LogModel {
             return;
         }
         let keeper = &s.keeper;
-        if keeper.made < self.config.checkpoints && s.newest().version > 1 {
+        if keeper.made < self.config.checkpoints {
             actions.push(Action::Pin(keeper.made));
         }
         if self.config.lifetimes && s.clock < 3 && s.pins[0].listed {

@@ -97,8 +97,8 @@ impl Config {
             Self {
                 name: "takeover",
                 about: "One takeover of a writer with two PUTs in flight; every fault once",
-                rows: &[2, 2],
-                flushes: [1, 1, 0],
+                rows: &[3, 2],
+                flushes: [2, 1, 0],
                 collects: true,
                 faults: Faults { lost_ack: 1, conflict: 1, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, DeadEntry, DeadPassed, Conflict, LostAck, Late],
@@ -107,8 +107,8 @@ impl Config {
             Self {
                 name: "window",
                 about: "More PUTs than the window holds, and a takeover",
-                rows: &[4, 3],
-                faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
+                rows: &[5, 4],
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, DeadEntry, DeadPassed, LostAck],
                 ..QUIET
             },
@@ -116,18 +116,29 @@ impl Config {
                 name: "three",
                 about: "Two takeovers, each of which may stall anywhere or die",
                 rows: &[2, 1, 1],
-                flushes: [0, 1, 1],
+                flushes: [1, 1, 1],
                 collects: true,
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, FenceKept, DeadEntry, DeadPassed, PartialFlush],
                 ..QUIET
             },
             Self {
                 name: "range",
-                about: "After a collision, three sentinels side by side; two takeovers",
-                rows: &[5, 2, 0],
-                flushes: [0, 1, 1],
+                about: "After a collision, three sentinels side by side, against a writer that never pauses",
+                rows: &[5, 2],
+                flushes: [0, 1, 0],
                 collects: true,
                 sentinels: 3,
+                reaches: &[EntryCollected, DeadEntry, DeadPassed, SeveralSentinels],
+                ..QUIET
+            },
+            Self {
+                name: "range-three",
+                about: "After a collision, two sentinels side by side; two takeovers",
+                rows: &[3, 1, 0],
+                flushes: [0, 1, 1],
+                collects: true,
+                sentinels: 2,
                 reaches: &[EntryCollected, FenceKept, DeadEntry, SeveralSentinels],
                 ..QUIET
             },
@@ -135,21 +146,21 @@ impl Config {
                 name: "first",
                 about: "An empty shard: the first claim, positions read one by one, late sentinels",
                 start: Start::Empty,
-                rows: &[1, 1, 1],
-                flushes: [1, 1, 0],
+                rows: &[2, 1, 1],
+                flushes: [1, 1, 1],
                 collects: true,
                 reads_singly: true,
-                faults: Faults { lost_ack: 0, conflict: 0, late: 1 },
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, Late],
                 ..QUIET
             },
             Self {
                 name: "wal-only",
                 about: "A shard without SSTables, whose user truncates",
-                rows: &[1, 1],
-                flushes: [2, 1, 0],
+                rows: &[2, 2],
+                flushes: [2, 2, 0],
                 collects: true,
-                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
+                faults: Faults { lost_ack: 1, conflict: 1, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, LostAck, Late],
                 ..QUIET
             },
@@ -160,6 +171,7 @@ impl Config {
                 flushes: [1, 1, 0],
                 collects: true,
                 follows: true,
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, FollowerRestarted, FollowerDoubts],
                 ..QUIET
             },
@@ -170,6 +182,7 @@ impl Config {
                 flushes: [0, 1, 1],
                 closes: true,
                 collects: true,
+                faults: Faults { lost_ack: 0, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, Closed],
                 ..QUIET
             },
@@ -190,6 +203,7 @@ impl Config {
                 flushes: [1, 1, 0],
                 closes: true,
                 wipes: true,
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, Wiped],
                 ..QUIET
             },
@@ -197,9 +211,10 @@ impl Config {
                 name: "stores",
                 about: "The log moves to another store and back",
                 rows: &[2, 1, 1],
-                flushes: [0, 1, 1],
+                flushes: [1, 1, 1],
                 stores: [0, 1, 0],
                 collects: true,
+                faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
                 reaches: &[EveryWriterAcknowledged, EntryCollected, Moved, MovedBack],
                 ..QUIET
             },
@@ -239,13 +254,13 @@ impl Config {
             },
             Self {
                 name: "claims",
-                about: "Commits in steps and pruning: two claims and two commits of others race",
+                about: "Commits in steps and pruning: two claims and a commit of somebody else race",
                 start: Start::Dead(1),
                 rows: &[1, 1, 1],
                 collects: true,
                 steps: true,
                 keep: 1,
-                others: [2, 0],
+                others: [1, 0],
                 reaches: &[LaterRow, Pruned, CameBack],
                 ..QUIET
             },
@@ -253,14 +268,12 @@ impl Config {
                 name: "forgotten",
                 about: "Commits in steps and pruning: names that come back two versions deep (schedule 17)",
                 start: Start::Dead(2),
-                rows: &[2, 1, 0],
-                flushes: [0, 0, 1],
-                collects: true,
+                rows: &[2, 0, 0],
                 steps: true,
                 keep: 1,
                 others: [1, 0],
                 faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
-                reaches: &[EntryCollected, Pruned, CameBack],
+                reaches: &[Pruned, CameBack],
                 ..QUIET
             },
         ]
@@ -268,25 +281,22 @@ impl Config {
 
     /// Larger ones, for a machine with memory and time.
     pub fn large() -> Vec<Self> {
-        Self::all()
-            .into_iter()
-            .map(|config| match config.name {
-                "takeover" => Self {
-                    rows: &[3, 2],
-                    flushes: [2, 2, 0],
-                    faults: Faults { lost_ack: 2, conflict: 1, late: 2 },
-                    ..config
-                },
-                "three" => Self {
-                    rows: &[3, 2, 1],
-                    flushes: [1, 1, 1],
-                    faults: Faults { lost_ack: 1, conflict: 0, late: 1 },
-                    ..config
-                },
-                _ => config,
-            })
-            .filter(|config| matches!(config.name, "takeover" | "three"))
-            .collect()
+        let larger = |config: Self| match config.name {
+            "takeover" => Some(Self {
+                rows: &[3, 3],
+                flushes: [2, 2, 0],
+                faults: Faults { lost_ack: 1, conflict: 1, late: 2 },
+                ..config
+            }),
+            "three" => Some(Self { rows: &[3, 2, 1], ..config }),
+            "close" => {
+                Some(Self { flushes: [1, 1, 1], faults: Faults { lost_ack: 1, conflict: 0, late: 1 }, ..config })
+            }
+            "forgotten" => Some(Self { rows: &[2, 1, 0], flushes: [0, 0, 1], collects: true, ..config }),
+            "checkpoints" => Some(Self { faults: Faults { lost_ack: 0, conflict: 0, late: 1 }, ..config }),
+            _ => None,
+        };
+        Self::all().into_iter().filter_map(larger).collect()
     }
 
     /// The one of a name.

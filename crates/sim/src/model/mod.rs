@@ -1,7 +1,7 @@
 //! The protocol as a model for the `stateright` checker: every interleaving of a few processes over a store with all
 //! its habits, within bounds. `docs/model.md` says what is modelled, what is left out, and what came of it.
 //!
-//! The rules are in [`writer`], [`change`], [`commit`], [`collect`], [`follow`] and [`checkpoint`]; what must hold is in [`judge`], and
+//! The rules are in `writer`, `change`, `commit`, `collect`, `follow` and `checkpoint`; what must hold is in `judge`, and
 //! knows none of them. Each rule can be turned off ([`Mutant`]), and then the checker has to find a schedule that breaks
 //! an invariant.
 

@@ -48,7 +48,7 @@ mutants! {
     OnlySentinelsRecorded, "only-sentinels", "three", "A claimant records sentinels only, no dead entries (schedule 14)";
     OnlyLastOfRangeRecorded, "only-last-of-range", "range", "Of several sentinels side by side, only the last is recorded";
     ZoneFromFirstSentinel, "zone-from-first", "range", "The serial zone is counted from the first of several sentinels";
-    PassedDeadNotRecorded, "passed-dead-not-recorded", "three", "Dead positions that a tenure passed over do not go into fences";
+    PassedDeadNotRecorded, "passed-dead-not-recorded", "follower", "Dead positions that a tenure passed over do not go into fences (schedule 41)";
     WindowByCount, "window-by-count", "window", "The window bounds how many PUTs are in flight, not how far they reach (schedule 15)";
     AcknowledgeOutOfOrder, "acknowledge-out-of-order", "takeover", "An entry is acknowledged when it has landed, whatever is missing before it";
     NoSerialZone, "no-serial-zone", "takeover", "Several PUTs are in flight right after a takeover";
@@ -85,16 +85,5 @@ impl Mutant {
     /// The mutant of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
-    }
-
-    /// Why no schedule breaks it, for a rule that others make superfluous.
-    pub fn superfluous(self) -> Option<&'static str> {
-        match self {
-            Self::PassedDeadNotRecorded => Some(
-                "whoever could still be about to send that position has a lower one to settle first, and that one is \
-                 a fence: the sentinel in front of it",
-            ),
-            _ => None,
-        }
     }
 }

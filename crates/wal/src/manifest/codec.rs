@@ -43,6 +43,9 @@ struct ManifestMessage {
     #[prost(bytes = "vec", optional, tag = "1000")]
     fencepost: Option<Vec<u8>>,
 }
+/// SSTables and sharding fields, which have at least a name of one letter: key and length, twice, and the letter.
+const NAMED_TAGS: [u32; 2] = [8, 14];
+const NAMED_BYTES: usize = 5;
 const MANIFEST_TAGS: &[u32] = &[1, 2, 3, 4, 6, 8, 10, 11, 14, 15, EXTENSION_TAG];
 
 #[derive(Clone, PartialEq, Message)]
@@ -219,6 +222,12 @@ fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
 /// [`Error::Corrupt`] if it does not, or was written by a newer Fencepost than this one understands.
 pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: ManifestVersion) -> Result<ShardManifest> {
     let corrupt = |reason: String| Error::corrupt(object, reason);
+    // A value of many fields may stand in two bytes; the values that count have names of their own and are longer.
+    let fields = fields(bytes).map_err(corrupt)?;
+    if fields.iter().any(|(tag, field)| NAMED_TAGS.contains(tag) && field.len() < NAMED_BYTES) {
+        return Err(corrupt("it lists an SSTable or a sharding field without a name".into()));
+    }
+    drop(fields);
     let message = ManifestMessage::decode(bytes).map_err(|e| corrupt(e.to_string()))?;
     if message.version != version.get() {
         return Err(corrupt(format!("it says version {}, its name says {version}", message.version)));

@@ -34,7 +34,7 @@ pub(super) fn judge<'a>(shard: &Shard, look: &'a Look, found: &mut Findings) -> 
         if let [before, after] = pair
             && after.version.get() == before.version.get() + 1
         {
-            judge_step(before, after, &path(after.version.get()).to_string(), found);
+            judge_step(before, after, path(after.version.get()).as_ref(), found);
         }
     }
     if let Some(manifest) = look.newest() {

@@ -25,6 +25,9 @@ const MAX_LOOKS: usize = 4;
 /// How many objects of one gap are named.
 const MAX_NAMED: usize = 1_000;
 
+/// Says why the rows of an entry are not what a log is for.
+pub type CheckRows<'a> = dyn Fn(&WalEntry) -> Result<(), String> + Send + Sync + 'a;
+
 /// What to check besides, and at what cost.
 #[derive(Clone, Copy)]
 pub struct VerifyOptions<'a> {
@@ -35,7 +38,7 @@ pub struct VerifyOptions<'a> {
     pub budget_bytes: usize,
     /// Says why the rows of an entry are not what this log is for; asked for every entry with rows, and believed for
     /// those that a replay would return.
-    pub check_rows: Option<&'a (dyn Fn(&WalEntry) -> Result<(), String> + Send + Sync)>,
+    pub check_rows: Option<&'a CheckRows<'a>>,
     /// Told how many more objects were found, and how many more were read.
     pub progress: Option<&'a (dyn Fn(u64, u64) + Send + Sync)>,
 }

@@ -182,9 +182,7 @@ impl WalWriter {
     /// # Errors
     /// As [`flush`](Self::flush); then nothing was closed cleanly, which costs the next writer nothing but a fence.
     pub async fn close(&self) -> Result<()> {
-        let barrier = self.queue.push_barrier();
-        self.queue.close();
-        barrier?.await?;
+        self.queue.close_behind_barrier()?.await?;
         self.tenure.close().await
     }
 }

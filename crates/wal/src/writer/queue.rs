@@ -274,8 +274,19 @@ impl Queue {
 
     /// Queues a marker that is answered when everything before it is acknowledged.
     pub(super) fn push_barrier(&self) -> Result<Durability> {
-        let (waiter, durability) = self.promise();
+        self.enqueue_barrier(self.waiting())
+    }
+
+    /// Refuses appends from now on and queues such a marker, in one step: an append of another thread that came in
+    /// between would still be under way when the tenure is declared closed cleanly.
+    pub(super) fn close_behind_barrier(&self) -> Result<Durability> {
         let mut waiting = self.waiting();
+        waiting.closed = true;
+        self.enqueue_barrier(waiting)
+    }
+
+    fn enqueue_barrier(&self, mut waiting: MutexGuard<'_, Waiting>) -> Result<Durability> {
+        let (waiter, durability) = self.promise();
         self.tenure.check()?;
         if waiting.finished {
             let _ = waiter.send(Ok(self.tenure.acknowledged()));

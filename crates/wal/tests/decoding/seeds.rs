@@ -15,7 +15,7 @@ use fencepost_wal::{Epoch, Position, WalEntry, raw};
 use prost::Message;
 use uuid::Uuid;
 
-use crate::checks::{SHARD, VERSION};
+use crate::checks::{CHECKPOINT, SHARD, VERSION};
 
 type Seed = (&'static str, String, Vec<u8>);
 
@@ -40,6 +40,8 @@ pub(crate) fn all() -> Vec<Seed> {
     }
     add("entry", "lance-sentinel.arrow", lance_sentinel());
     add("manifest", "golden.binpb", golden("manifest.binpb"));
+    add("manifest", "golden-no-checkpoints.binpb", golden("manifest-no-checkpoints.binpb"));
+    add("checkpoint", "golden.binpb", golden("checkpoint.binpb"));
     for (name, manifest) in lance_manifests() {
         add("manifest", name, manifest.encode_to_vec());
     }
@@ -52,6 +54,7 @@ pub(crate) fn decodes(target: &str, bytes: &[u8]) -> bool {
     match target {
         "entry" => entry(bytes.to_vec()),
         "sealed_entry" => entry(crate::checks::sealed(bytes)),
+        "checkpoint" => raw::decode_checkpoint("c", bytes, SHARD, CHECKPOINT).is_ok(),
         _ => raw::decode_manifest("m", bytes, SHARD, VERSION).is_ok(),
     }
 }

@@ -324,6 +324,7 @@ async fn a_writer_collects_its_own_shard_in_the_background() {
         writer.append(batch([id])).await.unwrap();
     }
     writer.truncate(Position::new(5)).await.unwrap();
+    settle().await;
     process.faults.clear_log();
     tokio::time::sleep(Duration::from_secs(599)).await;
     assert!(process.faults.log().is_empty(), "the first run comes one interval after the open");
@@ -394,7 +395,7 @@ async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
     let gone = [
         file(&bucket.entry_path(2), "#1"),
         file(&bucket.manifest_path(version), "#2"),
-        file(&hint, "#1"),
+        file(&hint, "#7"),
         file(&bucket.shard().checkpoint_path(made.id), "#1"),
         file(&root.clone().join("deadbeef_gen_1").join("a"), "#1"),
     ];

@@ -9,7 +9,7 @@ use fencepost_wal::checkpoint::{self, CheckpointOptions};
 use fencepost_wal::gc::GcKind;
 
 use crate::gc::{flush, merged};
-use crate::support::{Bucket, append, bucket, replayed, settle};
+use crate::support::{Bucket, append, bucket, meets, replayed, settle};
 
 /// A shard with work for a collector of each kind; its rows above R are 100 and 101.
 async fn littered() -> Bucket {
@@ -34,9 +34,14 @@ async fn littered() -> Bucket {
     }
     bucket.write_sstable("deadbeef_gen_2").await;
     // A checkpoint that its maker did not come to list.
-    let dying = bucket.attempts(1);
-    dying.faults.on(Op::Create).path_contains("/manifest/").then(Fault::Fail);
-    checkpoint::create(&dying.shard, &CheckpointOptions::default()).await.unwrap_err();
+    let dying = bucket.patient();
+    let gate = dying.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let task = tokio::spawn({
+        let shard = dying.shard.clone();
+        async move { checkpoint::create(&shard, &CheckpointOptions::default()).await }
+    });
+    gate.reached().await;
+    task.abort();
     append(&mut w, [102]).await.unwrap();
     w.tenure().publish(None, position).await.unwrap();
     settle().await;
@@ -111,8 +116,7 @@ async fn two_collectors_at_once_do_what_one_does() {
                 let slow = slow.clone();
                 async move { slow.collect(&merged(3)).await }
             });
-            settle().await;
-            let met = gate.arrivals() > 0;
+            let met = meets(&gate, &task).await;
             let fast = bucket.collector().collect(&merged(3)).await.unwrap();
             is_whole(&bucket).await;
             gate.release();
@@ -142,8 +146,7 @@ async fn a_collector_that_works_on_an_old_plan_is_harmless() {
                 let slow = slow.clone();
                 async move { slow.collect(&merged(3)).await }
             });
-            settle().await;
-            if gate.arrivals() == 0 {
+            if !meets(&gate, &task).await {
                 task.await.unwrap().unwrap();
                 break;
             }

@@ -10,6 +10,7 @@ mod answers;
 mod checkpoints;
 mod cost;
 mod damage;
+mod docs;
 mod fencing;
 mod gc;
 mod gc_crash;

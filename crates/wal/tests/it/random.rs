@@ -382,10 +382,10 @@ fn what_was_promised_is_what_a_replay_returns() {
 
 #[test]
 fn what_was_promised_is_kept_with_several_puts_in_flight() {
-    run(PIPELINED, 60);
+    run(PIPELINED, 40);
 }
 
 #[test]
 fn what_was_promised_is_kept_when_sentinels_stand_side_by_side() {
-    run(SIDE_BY_SIDE, 60);
+    run(SIDE_BY_SIDE, 40);
 }

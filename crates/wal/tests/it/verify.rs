@@ -31,7 +31,7 @@ async fn two_tenures() -> (Bucket, WalAppender) {
     for id in 3..=5 {
         append(&mut w2, [id]).await.unwrap();
     }
-    bucket.write(&sstable_object(&bucket, SSTABLE), "rows".into()).await;
+    put_sstable(&bucket, SSTABLE).await;
     let sstable = SsTable::new(Generation::new(1), SSTABLE.into());
     w2.tenure().publish(Some(sstable), Position::new(5)).await.unwrap();
     append(&mut w2, [6]).await.unwrap();
@@ -46,8 +46,17 @@ async fn damaged_from() -> Bucket {
     two_tenures().await.0
 }
 
-fn sstable_object(bucket: &Bucket, folder: &str) -> Path {
-    bucket.shard().root().clone().join(folder).join("data.lance")
+/// A folder of two objects, which stands for an SSTable.
+async fn put_sstable(bucket: &Bucket, folder: &str) {
+    for name in ["a", "b"] {
+        bucket.write(&bucket.shard().root().clone().join(folder).join(name), "rows".into()).await;
+    }
+}
+
+async fn remove_sstable(bucket: &Bucket, folder: &str) {
+    for name in ["a", "b"] {
+        bucket.delete(&bucket.shard().root().clone().join(folder).join(name)).await;
+    }
 }
 
 async fn report(bucket: &Bucket) -> VerifyReport {
@@ -251,7 +260,7 @@ async fn a_manifest_that_contradicts_itself_is_found() {
 async fn sstables_out_of_order_are_found() {
     let (bucket, w2) = two_tenures().await;
     let folder = "0badcafe_gen_2";
-    bucket.write(&sstable_object(&bucket, folder), "rows".into()).await;
+    put_sstable(&bucket, folder).await;
     let sstable = SsTable::new(Generation::new(2), folder.into());
     w2.tenure().publish(Some(sstable), Position::new(6)).await.unwrap();
     settle().await;
@@ -263,10 +272,10 @@ async fn sstables_out_of_order_are_found() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_and_an_unlisted_sstable_are_told_apart() {
     let bucket = damaged_from().await;
-    bucket.delete(&sstable_object(&bucket, SSTABLE)).await;
+    remove_sstable(&bucket, SSTABLE).await;
     only(&bucket, SSTABLE_MISSING, &bucket.shard().root().clone().join(SSTABLE)).await;
     let bucket = damaged_from().await;
-    bucket.write(&sstable_object(&bucket, "deadbeef_gen_2"), "rows".into()).await;
+    put_sstable(&bucket, "deadbeef_gen_2").await;
     only(&bucket, UNLISTED_SSTABLE, &bucket.shard().root().clone().join("deadbeef_gen_2")).await;
 }
 
@@ -305,7 +314,7 @@ async fn checkpoints_and_what_they_hold_are_checked() {
     let version = newest(&bucket).await;
     edit(&bucket, version, |m| m.sstables.clear()).await;
     assert_eq!(found(&bucket).await, []);
-    bucket.delete(&sstable_object(&bucket, SSTABLE)).await;
+    remove_sstable(&bucket, SSTABLE).await;
     only(&bucket, SSTABLE_MISSING, &bucket.shard().root().clone().join(SSTABLE)).await;
     let (bucket, _) = with_checkpoint().await;
     let foreign = bucket.shard().root().clone().join("checkpoints").join("monday.binpb");

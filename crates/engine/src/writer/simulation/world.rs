@@ -39,18 +39,10 @@ pub(super) struct State {
     pub(super) trace: Vec<String>,
     pub(super) violation: Option<String>,
     pub(super) counts: HashMap<&'static str, u64>,
-    /// What is there, by path.
-    seen: HashMap<Path, Seen>,
+    /// What is there, by path, with the tag of the PUT that put it.
+    seen: HashMap<Path, u64>,
     rounds_left: u64,
     calm: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    /// Of the PUT that put it: these count.
-    tag: u64,
-    /// In virtual time.
-    at: SystemTime,
 }
 
 impl World {
@@ -124,32 +116,23 @@ impl World {
     /// Shows the oracle what has changed, oldest change first.
     async fn look(&self, who: &str) {
         let found: Vec<ObjectMeta> = self.objects.list(None).try_collect().await.unwrap();
+        let tags: HashMap<Path, u64> =
+            found.into_iter().map(|m| (m.location, m.e_tag.unwrap().trim_matches('"').parse().unwrap())).collect();
         let before = std::mem::take(&mut self.state().seen);
-        let mut there = HashMap::new();
-        for object in found {
-            let tag = object.e_tag.unwrap().trim_matches('"').parse().unwrap();
-            let old = before.get(&object.location).filter(|seen| seen.tag == tag);
-            let seen = old.copied().unwrap_or(Seen { tag, at: self.now() });
-            there.insert(object.location, seen);
-        }
-        let mut gone: Vec<_> = before.keys().filter(|path| !there.contains_key(path)).collect();
+        let mut gone: Vec<_> = before.keys().filter(|path| !tags.contains_key(path)).collect();
         gone.sort();
         for path in gone {
             let object = Object::of(path.as_ref());
             let line = self.state().oracle.describe(&object);
             self.note(who, format_args!("deletes {line}"));
-            match object {
-                Object::Entry(_) => self.count("entries collected"),
-                Object::SsTable(_) => self.count("SSTables collected"),
-                Object::Manifest(_) => self.count("manifests pruned"),
-                Object::Other => {}
+            if matches!(object, Object::Entry(_)) {
+                self.count("entries collected");
             }
             let verdict = self.state().oracle.deleted(&object);
             self.judge(who, verdict);
         }
-        let is_new = |path: &Path, seen: &Seen| before.get(path).is_none_or(|old| old.tag != seen.tag);
-        let mut new: Vec<_> = there.iter().filter(|(path, seen)| is_new(path, seen)).collect();
-        new.sort_by_key(|(_, seen)| seen.tag);
+        let mut new: Vec<_> = tags.iter().filter(|(path, tag)| before.get(path) != Some(tag)).collect();
+        new.sort_by_key(|(_, tag)| **tag);
         for (path, _) in new {
             let bytes = self.objects.get(path).await.unwrap().bytes().await.unwrap();
             let object = Object::of(path.as_ref());
@@ -158,17 +141,7 @@ impl World {
             self.note(who, format_args!("creates {line}"));
             self.judge(who, verdict);
         }
-        self.state().seen = there;
-    }
-
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.started.elapsed()
-    }
-
-    /// The store below has the real time.
-    fn in_virtual_time(&self, object: ObjectMeta) -> ObjectMeta {
-        let seen = self.state().seen.get(&object.location).copied();
-        ObjectMeta { last_modified: seen.map_or(self.now(), |seen| seen.at).into(), ..object }
+        self.state().seen = tags;
     }
 }
 
@@ -307,7 +280,7 @@ struct Virtual(Arc<Process>);
 
 impl Surroundings for Virtual {
     fn now(&self) -> SystemTime {
-        self.0.world.now()
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.0.world.started.elapsed()
     }
 
     fn fresh_id(&self) -> Uuid {
@@ -378,8 +351,7 @@ impl ObjectStore for Wire {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let from = location.clone();
         let get = move |store: FaultStore| async move { store.get_opts(&from, options).await }.boxed();
-        let found = self.send(Op::Get, location, get).await?;
-        Ok(GetResult { meta: self.0.world.in_virtual_time(found.meta), ..found })
+        self.send(Op::Get, location, get).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -402,7 +374,7 @@ impl ObjectStore for Wire {
             let below = prefix.clone();
             let list = move |store: FaultStore| async move { store.list(Some(&below)).try_collect::<Vec<_>>().await };
             match this.send(Op::List, &prefix, |store| list(store).boxed()).await {
-                Ok(found) => found.into_iter().map(|object| Ok(this.0.world.in_virtual_time(object))).collect(),
+                Ok(found) => found.into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             }
         };
@@ -413,9 +385,7 @@ impl ObjectStore for Wire {
         let below = prefix.cloned().unwrap_or_default();
         let at = below.clone();
         let list = move |store: FaultStore| async move { store.list_with_delimiter(Some(&below)).await }.boxed();
-        let mut found = self.send(Op::List, &at, list).await?;
-        found.objects = found.objects.into_iter().map(|object| self.0.world.in_virtual_time(object)).collect();
-        Ok(found)
+        self.send(Op::List, &at, list).await
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

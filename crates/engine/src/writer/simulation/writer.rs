@@ -62,8 +62,6 @@ impl SsTableWriter for StandIn {
 /// What writers of a run have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Workload {
-    /// Between two lives, and two rounds of a collector.
-    pub(super) longest_pause_millis: u64,
     /// Most puts of one round.
     pub(super) burst: u64,
     pub(super) flush: f64,
@@ -109,7 +107,7 @@ pub(super) fn judge_error(process: &Process, error: &Error) {
         // Below R it may have been collected: the reader was replaced meanwhile.
         Error::Wal(WalError::LogHole { position, .. }) => position.get() > replay_after,
         Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::Store { .. }) => false,
-        Error::Wal(WalError::CommitUnknown { .. } | WalError::Outrun { .. }) => false,
+        Error::Wal(WalError::CommitUnknown { .. } | WalError::Outrun { .. } | WalError::Contention { .. }) => false,
         Error::Wal(WalError::Poisoned { reason, .. }) => is_telling(reason),
         Error::FlushFailed { reason, .. } => is_telling(reason),
         _ => true,
