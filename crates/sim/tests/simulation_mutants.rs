@@ -1,5 +1,5 @@
-//! Every rule of the protocol that can be turned off in the real log is missed, and the simulation says so, within the number of
-//! seeds that `docs/simulation.md` says.
+//! Every rule of the protocol that can be turned off in the real log: the simulation notices that it is off, within the
+//! number of seeds that `docs/simulation.md` says.
 
 #![cfg(feature = "mutants")]
 #![allow(clippy::unwrap_used, clippy::panic)]
