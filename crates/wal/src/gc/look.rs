@@ -1,5 +1,5 @@
-//! What a plan is decided on: the certain manifest, one LIST of the shard's folder, and the live checkpoints. Reads
-//! only.
+//! What a plan is decided on: the certain manifest, one LIST of the shard's folder, and the checkpoints that stay
+//! listed. Reads only.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::leftovers;
 use super::plan::{CheckpointObject, DirectoryFound, Found, Inputs};
 use super::{BaseProgress, GcOptions, contention};
-use crate::checkpoint::{self, ShardCheckpoint};
+use crate::checkpoint::{self, Checkpoint, ShardCheckpoint};
 use crate::error::{Error, Result};
 use crate::ids::{Generation, ManifestVersion, Position};
 use crate::manifest::{ManifestStore, ShardManifest};
@@ -26,8 +26,8 @@ const MAX_ROUNDS: usize = 16;
 /// Gathers what a plan needs; `None` if the shard does not exist.
 ///
 /// # Errors
-/// Errors of reading; [`Error::Corrupt`] if the object of a live checkpoint is damaged or missing: what it holds is
-/// not known then, and nothing may be collected.
+/// Errors of reading; [`Error::Corrupt`] if the object of a checkpoint that stays listed is damaged or missing: what it
+/// holds is not known then, and nothing may be collected.
 pub async fn look(shard: &Shard, base: &BaseProgress, options: &GcOptions) -> Result<Option<Inputs>> {
     let manifests = ManifestStore::new(shard.clone());
     for _ in 0..MAX_ROUNDS {
@@ -73,9 +73,9 @@ async fn gather(
     inputs.sstables = folders.into_values().collect();
     inputs.settled = settled(manifests, &inputs).await?;
 
-    let live = inputs.manifest.checkpoints().iter().filter(|c| c.is_live(inputs.now)).map(|c| c.id);
-    let live: Vec<Uuid> = live.collect();
-    let read = stream::iter(live).map(|id| checkpoint::read_object(shard, id));
+    let is_kept = |c: &&Checkpoint| c.is_kept(inputs.now, options.min_age);
+    let kept: Vec<Uuid> = inputs.manifest.checkpoints().iter().filter(is_kept).map(|c| c.id).collect();
+    let read = stream::iter(kept).map(|id| checkpoint::read_object(shard, id));
     inputs.pinned = read.buffered(READS_AT_ONCE).try_collect().await?;
     let listed = |id: Uuid| inputs.manifest.checkpoints().iter().any(|c| c.id == id);
     let judged = stream::iter(objects).map(|found: Found<Uuid>| {
