@@ -1,7 +1,7 @@
 //! What a plan is decided on: the certain manifest, one LIST of the shard's folder, and the checkpoints that stay
 //! listed. Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -70,7 +70,9 @@ async fn gather(
     for object in shard.store().list(shard.root()).await? {
         sort_in(shard, &object, &mut inputs, &mut objects, &mut folders);
     }
+    let listed: BTreeSet<String> = folders.keys().cloned().collect();
     inputs.sstables = folders.into_values().collect();
+    inputs.sstables.extend(leftovers::find_folders(shard, move |name| listed.contains(name)).await?);
     inputs.settled = settled(manifests, &inputs).await?;
 
     let is_kept = |c: &&Checkpoint| c.is_kept(inputs.now, options.min_age);

@@ -36,9 +36,9 @@ pub struct DirectoryFound {
     pub name: String,
     /// The generation that it says.
     pub generation: Generation,
-    /// Objects in it.
+    /// Objects in it; none if there are at most half-made files (`file://` only).
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of what is in it.
     pub bytes: u64,
     /// When the youngest of them was written.
     pub modified: SystemTime,

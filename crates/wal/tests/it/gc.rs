@@ -494,6 +494,40 @@ async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
     assert_eq!(append(&mut w, [6]).await.unwrap(), above.next().unwrap());
 }
 
+/// A flush that was killed during its first file leaves a folder that no LIST shows, and a collector that dies between
+/// the objects and their folder leaves an empty one.
+#[tokio::test]
+async fn folders_without_an_object_go_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let bucket = Bucket::on(store).await;
+    let mut w = bucket.process().appender().await;
+    for id in 1..=2 {
+        let position = append(&mut w, [id]).await.unwrap();
+        flush(&bucket, &w, position).await;
+    }
+    let place = |name: &str| std::path::PathBuf::from(format!("/{}/{name}", bucket.shard().root()));
+    for name in ["deadbeef_gen_1/data", "deadbeef_gen_2", "deadbeef_gen_3/data", "deadbeef_gen_x", "other"] {
+        std::fs::create_dir_all(place(name)).unwrap();
+    }
+    for name in ["deadbeef_gen_1", "deadbeef_gen_3"] {
+        std::fs::write(place(name).join("data").join("x.lance#1"), "half").unwrap();
+    }
+    let gone = ["deadbeef_gen_1", "deadbeef_gen_2"];
+    let stays = ["deadbeef_gen_3", "deadbeef_gen_x", "other", "0badcafe_gen_1", "0badcafe_gen_2"];
+
+    let young = bucket.process();
+    let report = gc::collect(&young.shard, &merged(0), &GcOptions::default(), |_| ()).await.unwrap();
+    assert_eq!((report.kept.young_sstables, report.of(GcKind::SsTable)), (2, Freed::default()));
+    assert!(gone.iter().chain(&stays).all(|name| place(name).exists()));
+
+    let report = bucket.collect_garbage().await;
+    assert_eq!(report.of(GcKind::SsTable), Freed { objects: 0, bytes: 4 });
+    assert_eq!(gone.map(|name| place(name).exists()), [false; 2]);
+    assert_eq!(stays.map(|name| place(name).exists()), [true; 5]);
+    assert!(bucket.collector().collect(&merged(0)).await.unwrap().freed.is_empty(), "nothing is left to do");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unlisted_checkpoint_goes_once_it_can_never_be_listed() {
     let bucket = bucket().await;
