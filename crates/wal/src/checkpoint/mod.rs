@@ -85,7 +85,15 @@ pub struct ShardCheckpoint {
     pub created_at_ms: u64,
     /// Whether a clone holds it.
     pub is_pin: bool,
-    unknown: Vec<u8>,
+    /// Fields that this code does not know.
+    pub(crate) unknown: Vec<u8>,
+}
+
+impl ShardCheckpoint {
+    /// Whether a later Fencepost, or a later Lance, put something there, at any level, that this one does not know.
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        !self.unknown.is_empty() || self.manifest.has_unknown_fields()
+    }
 }
 
 /// How a checkpoint is made.

@@ -193,7 +193,8 @@ pub enum Refusal {
     Unadopted,
     /// It is being deleted, which takes care of its objects.
     Deleted,
-    /// A newer Fencepost wrote fields that this one does not know: they may name what must stay.
+    /// The manifest, or a checkpoint, has fields that this Fencepost does not know, those of a newer one or of a newer
+    /// Lance: they may name what must stay.
     NewerFormat,
 }
 
@@ -203,7 +204,9 @@ impl std::fmt::Display for Refusal {
             Self::NoShard => "it has no manifest",
             Self::Unadopted => "another engine wrote to it; run `fencepost adopt` first",
             Self::Deleted => "it is being deleted",
-            Self::NewerFormat => "a newer Fencepost wrote to it; collect it with that one",
+            Self::NewerFormat => {
+                "a newer Fencepost or Lance wrote to it what this Fencepost does not know; collect it with a newer one"
+            }
         })
     }
 }

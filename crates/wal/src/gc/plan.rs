@@ -174,7 +174,7 @@ impl Plan {
 /// Decides what may go (protocol section 8; I7).
 pub fn plan(inputs: &Inputs) -> Plan {
     let manifest = &inputs.manifest;
-    if let Some(reason) = refusal(manifest) {
+    if let Some(reason) = refusal(inputs) {
         return Plan::refused(manifest.version, reason);
     }
     let mut plan = Plan { refused: None, ..Plan::refused(manifest.version, Refusal::NoShard) };
@@ -199,11 +199,14 @@ pub fn plan(inputs: &Inputs) -> Plan {
     plan
 }
 
-fn refusal(manifest: &ShardManifest) -> Option<Refusal> {
+fn refusal(inputs: &Inputs) -> Option<Refusal> {
+    let manifest = &inputs.manifest;
     match &manifest.extension {
         _ if manifest.collectable().is_err() => Some(Refusal::Unadopted),
         Some(extension) if extension.deleted => Some(Refusal::Deleted),
-        Some(extension) if extension.has_unknown_fields() => Some(Refusal::NewerFormat),
+        // Wherever the field stands: it may name an object, or say that one is still needed.
+        _ if manifest.has_unknown_fields() => Some(Refusal::NewerFormat),
+        _ if inputs.pinned.iter().any(ShardCheckpoint::has_unknown_fields) => Some(Refusal::NewerFormat),
         _ => None,
     }
 }
@@ -381,4 +384,60 @@ impl<'a> Judge<'a> {
 
 fn one(kind: GcKind, path: String, bytes: u64) -> Deletion {
     Deletion { kind, path, objects: 1, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+    use crate::checkpoint::{self, CheckpointOptions};
+    use crate::ids::ShardId;
+    use crate::manifest::SsTable;
+    use crate::shard::Shard;
+    use crate::{ManifestStore, Store};
+
+    /// A shard with an SSTable, a checkpoint, and another SSTable that nobody needs any more.
+    async fn inputs() -> Inputs {
+        let store = Store::open("memory:///t", &Default::default()).unwrap();
+        let shard = Shard::new(store, ShardId::new_random());
+        let mut manifest = ShardManifest::first(shard.id(), 0, vec![]);
+        manifest.current_generation = Generation::new(3);
+        manifest.sstables = vec![SsTable::new(Generation::new(2), "0badcafe_gen_2".into())];
+        ManifestStore::new(shard.clone()).initialize(manifest).await.unwrap();
+        checkpoint::create(&shard, &CheckpointOptions::default()).await.unwrap();
+        let options = GcOptions { min_age: Duration::ZERO, fence_retention: None };
+        let mut inputs = super::super::look(&shard, &BaseProgress::default(), &options).await.unwrap().unwrap();
+        inputs.sstables.push(DirectoryFound {
+            name: "deadbeef_gen_1".into(),
+            generation: Generation::new(1),
+            objects: 1,
+            bytes: 1,
+            modified: inputs.now,
+        });
+        inputs
+    }
+
+    #[tokio::test]
+    async fn a_field_that_is_not_known_keeps_everything_at_whatever_level_it_stands() {
+        let known = inputs().await;
+        let usual = plan(&known);
+        assert_eq!((usual.refused, usual.deletions.len()), (None, 1));
+        type Place = fn(&mut Inputs) -> &mut Vec<u8>;
+        let places: [(&str, Place); 8] = [
+            ("manifest", |i| &mut i.manifest.unknown),
+            ("SSTable", |i| &mut i.manifest.sstables[0].unknown),
+            ("extension", |i| &mut i.manifest.extension.as_mut().unwrap().unknown),
+            ("listed checkpoint", |i| &mut i.manifest.extension.as_mut().unwrap().checkpoints[0].unknown),
+            ("checkpoint's object", |i| &mut i.pinned[0].unknown),
+            ("pinned manifest", |i| &mut i.pinned[0].manifest.unknown),
+            ("pinned SSTable", |i| &mut i.pinned[0].manifest.sstables[0].unknown),
+            ("pinned extension", |i| &mut i.pinned[0].manifest.extension.as_mut().unwrap().unknown),
+        ];
+        for (name, place) in places {
+            let mut newer = known.clone();
+            place(&mut newer).extend([0xb2, 0x06, 0x02, b'h', b'i']); // tag 102, two bytes
+            assert_eq!(plan(&newer), Plan::refused(known.manifest.version, Refusal::NewerFormat), "{name}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub struct ShardManifest {
     /// Our fields; `None` if another engine wrote this version.
     pub extension: Option<Extension>,
     /// Fields that this code does not know, kept as they are.
-    unknown: Vec<u8>,
+    pub(crate) unknown: Vec<u8>,
 }
 
 /// Whether a shard takes writers.
@@ -80,7 +80,7 @@ pub struct SsTable {
     /// Bytes of its primary keys.
     pub primary_key_bytes: Option<u64>,
     /// Fields that this code does not know.
-    unknown: Vec<u8>,
+    pub(crate) unknown: Vec<u8>,
 }
 
 impl SsTable {
@@ -131,7 +131,7 @@ pub struct Extension {
     /// The shard is being deleted.
     pub deleted: bool,
     /// Fields that this code does not know.
-    unknown: Vec<u8>,
+    pub(crate) unknown: Vec<u8>,
 }
 
 impl Default for Extension {
@@ -153,11 +153,6 @@ impl Default for Extension {
 }
 
 impl Extension {
-    /// Whether a later Fencepost put something there that this one does not know.
-    pub(crate) fn has_unknown_fields(&self) -> bool {
-        !self.unknown.is_empty()
-    }
-
     /// Adds fences, each position once, in order.
     pub(crate) fn add_fences(&mut self, fences: impl IntoIterator<Item = Fence>) {
         self.fences.extend(fences);
@@ -183,6 +178,14 @@ impl ShardManifest {
             extension: Some(Extension::default()),
             unknown: Vec::new(),
         }
+    }
+
+    /// Whether a later Fencepost, or a later Lance, put something there, at any level, that this one does not know.
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        let in_extension = |x: &Extension| !x.unknown.is_empty() || x.checkpoints.iter().any(|c| !c.unknown.is_empty());
+        !self.unknown.is_empty()
+            || self.sstables.iter().any(|s| !s.unknown.is_empty())
+            || self.extension.as_ref().is_some_and(in_extension)
     }
 
     /// Whether the claim `writer` owns the shard according to this version.
