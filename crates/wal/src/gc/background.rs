@@ -18,9 +18,9 @@ const MAX_SKIPPED: u32 = 15;
 /// How a writer has its shard collected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcConfig {
-    /// Pause before each run; the first comes one interval after the writer was opened. A run costs three LISTs and a
-    /// GET or two. While a writer commits nothing and there is nothing to collect, runs become rarer, down to one in
-    /// 16. Default 10 minutes.
+    /// Pause before each run; the first comes one interval after the writer was opened. A run costs three LISTs, a GET
+    /// or two, and one more for each checkpoint. While a writer commits nothing and there is nothing to collect, runs
+    /// become rarer, down to one in 16. Default 10 minutes.
     pub interval: Duration,
     /// How patient it is.
     pub options: GcOptions,
