@@ -97,7 +97,20 @@ pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &
             limit: MAX_ENTRY_BYTES,
         });
     }
+    // I1: what is acknowledged can be read again. A reader refuses what this refuses.
+    let stream = bytes.get(..bytes.len().saturating_sub(TRAILER_BYTES)).unwrap_or_default();
+    preflight::check(stream)
+        .map_err(|reason| Error::InvalidArgument(format!("the rows cannot be logged: {reason}")))?;
     Ok(bytes)
+}
+
+/// Whether rows of a schema can be logged.
+///
+/// # Errors
+/// [`Error::InvalidArgument`], naming the column that cannot.
+pub(crate) fn check_schema(schema: &SchemaRef) -> Result<()> {
+    let nobody = WriterIdentity { epoch: Epoch::ZERO, writer_id: Uuid::nil() };
+    encode_rows(schema, &[], &nobody).map(|_| ())
 }
 
 /// Encodes a fence sentinel: no fields, no rows.

@@ -38,6 +38,8 @@ mutants! {
     NoLineageCheck, "no-lineage-check", "A commit that was answered \"created\" is not checked (section 3, step 4)";
     PredecessorOnly, "predecessor-only", "The lineage check looks at the predecessor only (schedule 17)";
     CommitRerunOnItself, "commit-rerun", "A commit that landed, its answer lost, is derived again from itself (schedule 8)";
+    TakenNameBelieved, "taken-name-believed", "Another's manifest at the next version is taken to have been there first, without a look at its lineage (schedule 42)";
+    RefusalWithoutLook, "refusal-without-look", "A refusal is believed without a second look at which manifest is the newest (schedule 43)";
     CollectorLooksOnce, "collector-looks-once", "A collector does not look a second time at which manifest is the newest (schedule 28)";
     PruneInAnyOrder, "prune-in-any-order", "Manifests are pruned in any order";
     NoSentinel, "no-sentinel", "A claimant puts no sentinel (schedule 1)";

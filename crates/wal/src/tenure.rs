@@ -139,6 +139,11 @@ impl Tenure {
         if latest.is_owned_by(self.identity()) {
             return Ok(());
         }
+        // Schedule 43: a claim counts only in a manifest that is certain.
+        let latest = self.shared.manifests.latest_certain().await?.unwrap_or(latest);
+        if latest.is_owned_by(self.identity()) {
+            return Ok(());
+        }
         let fenced = self.fenced_by(latest.writer_epoch, Outcome::NotWritten);
         self.stop(fenced.clone());
         Err(fenced)

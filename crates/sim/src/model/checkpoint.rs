@@ -120,7 +120,8 @@ impl<N: Notes> Turn<'_, N> {
     pub(super) fn unlist(&mut self, id: u8) {
         self.s.keeper.expiring = self.s.keeper.expiring.minus(super::types::Set::one(id));
         let blindly = self.model.is(Mutant::ExpiryWithoutLook);
-        if !blindly && !(self.model.is_listed(self.s, id) && self.model.seems_expired(self.s, id)) {
+        let may_go = self.model.is_listed(self.s, id) && self.model.seems_expired(self.s, id);
+        if !(blindly || may_go) {
             self.notes.say(|| format!("collector leaves checkpoint {id}: it was refreshed"));
             return;
         }

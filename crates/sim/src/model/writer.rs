@@ -166,9 +166,7 @@ impl<N: Notes> Turn<'_, N> {
             return false;
         };
         self.notes.say(|| format!("W{} PUT wal/{p} (sentinel, epoch {}): {}", w + 1, entry.epoch(), said.text));
-        if said.created {
-            self.settle(w, p, entry);
-        } else if said.exists && self.model.is(Mutant::SentinelNotRead) {
+        if said.created || (said.exists && self.model.is(Mutant::SentinelNotRead)) {
             self.settle(w, p, entry);
         } else if said.exists {
             self.writer_mut(w).must_get.add(p);

@@ -121,8 +121,13 @@ pub(crate) fn millis(time: SystemTime) -> u64 {
 /// [`Error::Contention`] if others commit faster than the tail can be read.
 pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkpoint> {
     let manifests = ManifestStore::new(shard.clone());
+    let mut unknown: Vec<Checkpoint> = Vec::new();
     for _ in 0..MAX_ROUNDS {
         let latest = existing(shard, manifests.latest_certain().await?)?;
+        // An earlier round whose answer was lost, and which landed.
+        if let Some(landed) = unknown.iter().find(|made| latest.checkpoints().iter().any(|c| c.id == made.id)) {
+            return Ok(landed.clone());
+        }
         let pinned = inherit(shard, &manifests, latest.clone()).await?;
         refuse_deleted(shard, &pinned)?;
         // I9: nothing above R is deleted while this version is the latest, and the commit below fails otherwise.
@@ -150,19 +155,10 @@ pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkp
         });
         match committed.await {
             Ok(_) => return Ok(listed),
-            Err(_) if moved_on.load(Ordering::Relaxed) => {
-                // The only version that could list it is somebody else's.
-                if let Err(error) = shard.store().delete(&path).await {
-                    tracing::debug!(%path, %error, "a checkpoint's object is left to garbage collection");
-                }
-            }
-            // What is there tells. If it is not listed, the object is left to garbage collection.
-            Err(Error::CommitUnknown { .. }) => {
-                let latest = existing(shard, manifests.latest_certain().await?)?;
-                if latest.checkpoints().iter().any(|c| c.id == listed.id) {
-                    return Ok(listed);
-                }
-            }
+            // What is there tells, in the next round. An object that is not listed is left to garbage collection, whose
+            // rule is safe however long this process stalls (schedule 42).
+            Err(Error::CommitUnknown { .. }) => unknown.push(listed),
+            Err(_) if moved_on.load(Ordering::Relaxed) => {}
             Err(error) => return Err(error),
         }
     }
@@ -172,7 +168,8 @@ pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkp
 /// Sets a checkpoint's lifetime anew, counted from now; `None`: until it is deleted.
 ///
 /// # Errors
-/// [`Error::NoCheckpoint`] if it is not listed or has expired: what it held may be gone. [`Error::CommitUnknown`],
+/// [`Error::NoCheckpoint`] if it is not listed or has expired: what it held may be gone; [`Error::InvalidArgument`] for
+/// the pin of a clone; [`Error::CommitUnknown`],
 /// after which it may be called again.
 pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Result<Checkpoint> {
     let manifests = ManifestStore::new(shard.clone());
@@ -185,6 +182,7 @@ pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Res
             // Schedule 26: one that a collector has dropped, or may be dropping, does not come back.
             let found = extension(&mut next).checkpoints.iter_mut().find(|c| c.id == id);
             match found {
+                Some(checkpoint) if checkpoint.is_pin => return Err(pin_of_a_clone(shard, id)),
                 Some(checkpoint) if checkpoint.is_live(now) => checkpoint.expires_at_ms = expires_at_ms,
                 Some(_) => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "has expired" }),
                 None if is_on(Mutant::RefreshWithoutLook) => {
@@ -199,6 +197,11 @@ pub async fn refresh(shard: &Shard, id: Uuid, lifetime: Option<Duration>) -> Res
     let committed = committed.await?.manifest;
     let refreshed = committed.checkpoints().iter().find(|c| c.id == id).cloned();
     refreshed.ok_or(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed" })
+}
+
+fn pin_of_a_clone(shard: &Shard, id: Uuid) -> Error {
+    let shard = shard.id();
+    Error::InvalidArgument(format!("checkpoint {id} of shard {shard} is the pin of a clone; delete the clone"))
 }
 
 /// Deletes a checkpoint. What only it held goes with the next garbage collection: unlike one that expires, a checkpoint
@@ -216,12 +219,7 @@ pub async fn delete(shard: &Shard, id: Uuid) -> Result<()> {
             let checkpoints = &mut extension(&mut next).checkpoints;
             match checkpoints.iter().find(|c| c.id == id) {
                 None => return Err(Error::NoCheckpoint { shard: shard.id(), id, state: "is not listed" }),
-                Some(c) if c.is_pin => {
-                    return Err(Error::InvalidArgument(format!(
-                        "checkpoint {id} of shard {} is the pin of a clone; delete the clone",
-                        shard.id()
-                    )));
-                }
+                Some(c) if c.is_pin => return Err(pin_of_a_clone(shard, id)),
                 Some(_) => checkpoints.retain(|c| c.id != id),
             }
             Ok(next)

@@ -68,7 +68,7 @@ impl ManifestStore {
         first.extension.get_or_insert_with(Extension::default).commit_id = self.fresh_id();
         match self.create(&first).await? {
             Created::Ours => self.lineage_holds(&first).await.map(|_| ()),
-            Created::SomebodyElses => Ok(()),
+            Created::SomebodyElses(_) => Ok(()),
         }
     }
 
@@ -180,10 +180,12 @@ impl ManifestStore {
                 Some(parent) => (parent, false),
                 None => (self.latest_existing().await?, true),
             };
-            let (version, parent_commit_id) = (parent.version.next()?, parent.commit_id().unwrap_or_default());
+            let (latest, parent_commit_id) = (parent.version, parent.commit_id().unwrap_or_default());
+            let version = latest.next()?;
             let mut next = match change(parent).await {
                 Ok(next) => next,
-                Err(error) if is_latest => return Err(error),
+                // Schedule 43: what refuses may be a forgotten name that came back between the LIST and the GET.
+                Err(error) if is_latest && self.is_still_newest(latest).await? => return Err(error),
                 // The manifest that was held may not be the latest any more, which alone can refuse.
                 Err(_) => continue,
             };
@@ -198,10 +200,31 @@ impl ManifestStore {
                     self.leave_hint(next.version);
                     return Ok(HeldManifest::new(next));
                 }
-                Created::SomebodyElses => continue,
+                Created::SomebodyElses(found) => self.was_there_first(&found).await?,
             }
         }
         Err(Error::Contention { shard: self.shard.id(), attempts: MAX_CONFLICTS })
+    }
+
+    async fn is_still_newest(&self, version: ManifestVersion) -> Result<bool> {
+        Ok(is_on(Mutant::RefusalWithoutLook) || self.newest_version().await? == Some(version))
+    }
+
+    /// Schedule 42: somebody else's manifest where ours should go was there first only if it is the newest or an
+    /// ancestor of the newest. Otherwise ours may have landed, been built upon and been pruned, before a forgotten
+    /// name came back in its place; to make the change again would be to make it twice.
+    async fn was_there_first(&self, found: &ShardManifest) -> Result<()> {
+        match is_on(Mutant::TakenNameBelieved) {
+            true => Ok(()),
+            false => match self.lineage(found).await? {
+                // Another engine names no parents.
+                Lineage::Holds | Lineage::Foreign => Ok(()),
+                Lineage::Broken(_) => {
+                    let reason = "somebody else's manifest is there, and newer ones do not lead back to it";
+                    Err(self.unknown(found.version, reason))
+                }
+            },
+        }
     }
 
     /// Creates one version, resolving what "already exists" means by reading it.
@@ -223,7 +246,7 @@ impl ManifestStore {
                             let settled = store.settle(&path).await;
                             return settled.map(|()| Created::Ours).map_err(|e| self.unknown(manifest.version, e));
                         }
-                        Ok(Some(_)) => return Ok(Created::SomebodyElses),
+                        Ok(Some(found)) => return Ok(Created::SomebodyElses(Box::new(found))),
                         // A 409: nothing is there. What conflicted may be our own request, sent twice by the client
                         // library, which lands later.
                         Ok(None) => {
@@ -238,7 +261,11 @@ impl ManifestStore {
                     error
                 }
                 Err(error) if may_have_landed => return Err(self.unknown(manifest.version, error)),
-                Err(error) => return Err(put_failed(&path, error)),
+                // The client library may have sent it before, and be refused at its second attempt only.
+                Err(error) => match self.read(manifest.version).await {
+                    Ok(Some(found)) if found.commit_id() == manifest.commit_id() => return Ok(Created::Ours),
+                    _ => return Err(put_failed(&path, error)),
+                },
             };
             if !attempts.again().await {
                 return Err(match may_have_landed {
@@ -264,27 +291,41 @@ impl ManifestStore {
             let stands = ours.version.get() == 1 || before.is_some_and(|m| m.commit_id() == parent);
             return if stands { Ok(()) } else { Err(unknown("its predecessor is gone")) };
         }
-        let newest = self.newest_version().await.map_err(|e| self.unknown(ours.version, e))?;
+        match self.lineage(ours).await? {
+            Lineage::Holds => Ok(()),
+            Lineage::Foreign => Err(unknown("a newer version of another engine does not name what it derives from")),
+            Lineage::Broken(reason) => Err(unknown(reason)),
+        }
+    }
+
+    /// Follows the parents of the newest manifest down to `of`.
+    async fn lineage(&self, of: &ShardManifest) -> Result<Lineage> {
+        let newest = self.newest_version().await.map_err(|e| self.unknown(of.version, e))?;
         let Some(newest) = newest else {
-            return Err(unknown("the manifests vanished after it was written"));
+            return Ok(Lineage::Broken("the manifests vanished after it was written"));
         };
-        if newest < ours.version {
-            return Err(unknown("it vanished after it was written"));
+        if newest < of.version {
+            return Ok(Lineage::Broken("it vanished after it was written"));
         }
         let mut expected: Option<Uuid> = None;
-        for version in (ours.version.get() + 1..=newest.get()).rev().map(ManifestVersion::new) {
-            let above = self.read(version).await.map_err(|e| self.unknown(ours.version, e))?;
-            let extension = above.and_then(|m| m.extension);
-            let Some(extension) = extension.filter(|x| expected.is_none_or(|id| id == x.commit_id)) else {
-                return Err(unknown("newer versions exist that do not lead back to it"));
+        for version in (of.version.get() + 1..=newest.get()).rev().map(ManifestVersion::new) {
+            let Some(above) = self.read(version).await.map_err(|e| self.unknown(of.version, e))? else {
+                return Ok(Lineage::Broken("newer versions exist that do not lead back to it"));
             };
-            expected = Some(extension.parent_commit_id);
+            match above.extension {
+                None => return Ok(Lineage::Foreign),
+                Some(x) if expected.is_some_and(|id| id != x.commit_id) => {
+                    return Ok(Lineage::Broken("newer versions exist that do not lead back to it"));
+                }
+                Some(x) => expected = Some(x.parent_commit_id),
+            }
         }
         match expected {
-            Some(id) if Some(id) != ours.commit_id() => {
-                Err(unknown("newer versions exist that do not lead back to it"))
+            // What another engine wrote has no id, and its heir names none.
+            Some(id) if id != of.commit_id().unwrap_or_default() => {
+                Ok(Lineage::Broken("newer versions exist that do not lead back to it"))
             }
-            _ => Ok(()),
+            _ => Ok(Lineage::Holds),
         }
     }
 
@@ -310,7 +351,17 @@ impl ManifestStore {
 
 enum Created {
     Ours,
-    SomebodyElses,
+    SomebodyElses(Box<ShardManifest>),
+}
+
+/// How a manifest stands to the newest one.
+enum Lineage {
+    /// It is the newest, or an ancestor of it.
+    Holds,
+    /// A newer one was written by another engine, which names no parent.
+    Foreign,
+    /// It is neither; why.
+    Broken(&'static str),
 }
 
 fn put_failed(path: &object_store::path::Path, error: StoreError) -> Error {

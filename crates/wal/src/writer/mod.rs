@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::claim::{OpenOptions, Opened, Replay, open};
+use crate::entry::check_schema;
 use crate::error::{Error, Outcome, Result};
 use crate::gc::{BackgroundGc, BaseProgress};
 use crate::ids::Position;
@@ -67,7 +68,8 @@ impl WalWriter {
     /// what the log held.
     ///
     /// # Errors
-    /// As [`open`](crate::open()), and [`Error::InvalidArgument`] for a config out of its limits.
+    /// As [`open`](crate::open()), and [`Error::InvalidArgument`] for a config out of its limits or a column of a type
+    /// that cannot be logged (a union), before anything is written.
     pub async fn open(
         shard: &Shard,
         schema: SchemaRef,
@@ -75,6 +77,7 @@ impl WalWriter {
         options: &OpenOptions,
     ) -> Result<(Self, Replay)> {
         config.validate()?;
+        check_schema(&schema)?;
         let Opened { tenure, replay } = open(shard, options).await?;
         let gc = config.gc.clone();
         let mut writer = Self::start(tenure.clone(), schema, config, WalOnly)?;
@@ -88,9 +91,10 @@ impl WalWriter {
     /// to `sink` first.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a config out of its limits.
+    /// [`Error::InvalidArgument`] for a config out of its limits or a column of a type that cannot be logged.
     pub fn start(tenure: Tenure, schema: SchemaRef, config: WalConfig, sink: impl Landed) -> Result<Self> {
         config.validate()?;
+        check_schema(&schema)?;
         let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
         let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
         let task = tokio::spawn(flusher.run());

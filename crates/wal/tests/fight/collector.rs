@@ -37,9 +37,9 @@ impl Collector {
         assert_eq!(report.refused, None);
         self.sstables += report.of(GcKind::SsTable).objects;
         let after = self.positions().await;
-        // Only collectors delete, and this is the only one.
+        // Only collectors delete, and this is the only one. It may also meet what came to stand in a hole since `before`.
         let gone: Vec<u64> = before.difference(&after).copied().collect();
-        assert_eq!(gone.len() as u64, report.of(GcKind::WalEntry).objects, "{report:?}");
+        assert!(gone.len() as u64 <= report.of(GcKind::WalEntry).objects, "{gone:?}, {report:?}");
         self.entries.extend(gone);
         self.prune_manifests().await;
     }

@@ -6,6 +6,7 @@ use fencepost_sim::{Fault, Gate, Op, Outcome as Answer};
 use fencepost_wal::{
     EntryKind, Epoch, Error, Generation, ManifestStore, OpenOptions, Outcome, Position, Shard, ShardId, ShardManifest,
     SsTable, Store, WalAppender, WalConfig,
+    checkpoint::{self, CheckpointOptions},
 };
 
 use crate::support::{Bucket, append, batch, bucket, ids_of, must_wait, replayed, settle};
@@ -788,4 +789,93 @@ async fn schedule_32_a_truncation_that_sleeps_through_a_takeover_takes_nothing_f
         assert_eq!(bucket.rows().await, rows, "{nth}");
     }
     assert!(points >= 2, "{points}");
+}
+
+/// A checkpoint's maker, which derives from the newest manifest and stalls before its PUT.
+async fn stalled_committer(bucket: &Bucket) -> (Gate, tokio::task::JoinHandle<()>) {
+    let process = bucket.patient();
+    let gate = process.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let task = tokio::spawn(async move {
+        // Whatever it is told, it tries again elsewhere.
+        let _ = checkpoint::create(&process.shard, &CheckpointOptions::default()).await;
+    });
+    gate.reached().await;
+    (gate, task)
+}
+
+/// Commits that take the shard from nobody, until a collector prunes `version`.
+async fn go_on_until_pruned(bucket: &Bucket, version: u64) {
+    for _ in 0..20 {
+        checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    }
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.manifest_path(version)).await.is_none(), "its name is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_42_a_commit_that_landed_and_was_forgotten_is_not_made_again() {
+    let bucket = bucket().await;
+    bucket.write_sstable("0badcafe_gen_1").await;
+    let process = bucket.patient();
+    let mut w = process.appender().await;
+    let position = append(&mut w, [1]).await.unwrap();
+    let version = bucket.manifest().await.version.get() + 1;
+    let (committer, _task) = stalled_committer(&bucket).await;
+
+    // It lands, the answer says that something is there, and the look at what it is stalls.
+    process.faults.on(Op::Create).path_contains("/manifest/").then(Fault::LostAckAsExists);
+    let look = process.faults.on(Op::Get).path_contains(bucket.manifest_path(version).to_string()).stall();
+    let publishing = tokio::spawn(async move {
+        let sstable = SsTable::new(Generation::new(1), "0badcafe_gen_1".into());
+        let answer = w.tenure().publish(Some(sstable), position).await;
+        (w, answer)
+    });
+    look.reached().await;
+    assert_eq!(bucket.manifest().await.sstables.len(), 1, "it landed");
+
+    go_on_until_pruned(&bucket, version).await;
+    committer.release();
+    settle().await;
+    assert!(bucket.read(&bucket.manifest_path(version)).await.is_some(), "the name came back");
+
+    look.release();
+    let (mut w, answer) = publishing.await.unwrap();
+    let error = answer.unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+    assert!(matches!(append(&mut w, [2]).await, Err(Error::Poisoned { .. })));
+    assert_eq!(bucket.manifest().await.sstables.len(), 1);
+    assert_eq!(bucket.manifest().await.replay_after, position);
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_43_a_claim_under_a_forgotten_name_fences_nobody() {
+    let bucket = bucket().await;
+    let process = bucket.patient();
+    let mut w = process.appender().await;
+    append(&mut w, [1]).await.unwrap();
+    let version = bucket.manifest().await.version.get() + 1;
+
+    let claimant = bucket.patient();
+    let claim = claimant.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let claiming = tokio::spawn(async move { claimant.open().await.map(|_| ()) });
+    claim.reached().await;
+    checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    assert_eq!(bucket.manifest().await.version.get(), version);
+
+    let look = process.faults.on(Op::Get).path_contains(bucket.manifest_path(version).to_string()).stall();
+    let asking = tokio::spawn(async move {
+        let answer = w.tenure().confirm().await;
+        (w, answer)
+    });
+    look.reached().await;
+    go_on_until_pruned(&bucket, version).await;
+    claim.release();
+    let error = claiming.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+
+    look.release();
+    let (mut w, answer) = asking.await.unwrap();
+    answer.unwrap();
+    append(&mut w, [2]).await.unwrap();
+    assert_eq!(bucket.rows().await, [1, 2]);
 }

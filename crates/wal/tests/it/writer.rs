@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow_array::types::Int8Type;
-use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray, StringViewArray};
-use arrow_schema::SchemaRef;
+use arrow_array::{
+    Array, ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray, StringViewArray, UnionArray,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, UnionFields, UnionMode};
 use fencepost_sim::{Fault, Op, Rng};
 use fencepost_wal::{
     Error, Held, Landed, OpenOptions, Outcome, Position, Result, WalConfig, WalTailer, WalWriter, open,
@@ -967,4 +969,27 @@ async fn the_same_on_files_and_on_s3() {
         }
         assert_eq!(ids, (0..80).collect::<Vec<_>>());
     }
+}
+
+/// I1: a column that no reader would take is refused before anything is claimed, not acknowledged and lost.
+#[tokio::test(start_paused = true)]
+async fn a_column_that_cannot_be_read_again_is_refused_before_the_claim() {
+    let bucket = bucket().await;
+    let fields = UnionFields::try_new([0], [Field::new("a", DataType::Int32, true)]).unwrap();
+    let union = Field::new("u", DataType::Union(fields.clone(), UnionMode::Sparse), false);
+    let schema = Arc::new(Schema::new(vec![union]));
+    let before = bucket.manifest().await;
+    let opened = WalWriter::open(&bucket.shard(), schema.clone(), WalConfig::default(), &OpenOptions::default()).await;
+    let error = opened.err().unwrap();
+    assert!(matches!(&error, Error::InvalidArgument(reason) if reason.contains("`u`")), "{error}");
+    assert_eq!(bucket.manifest().await, before);
+
+    let ids: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+    let column = UnionArray::try_new(fields, vec![0_i8].into(), None, vec![ids]).unwrap();
+    let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(column)]).unwrap();
+    let mut appender = bucket.process().appender().await;
+    let error = appender.append(&schema, &[rows]).await.unwrap_err();
+    assert!(matches!(&error, Error::InvalidArgument(reason) if reason.contains("`u`")), "{error}");
+    append(&mut appender, [1]).await.unwrap();
+    assert_eq!(bucket.rows().await, [1]);
 }

@@ -1,4 +1,4 @@
-//! The oracle: what was promised, what is there, and the invariants I1 to I8 between the two.
+//! The oracle: what was promised, what is there, and the invariants I1 to I9 between the two.
 //!
 //! It sees every change of the true store the moment it happens, and everything that the workload was told. It states
 //! the invariants by their effect (rows that are lost, doubled, in the wrong order), not by the rules that uphold
