@@ -18,7 +18,7 @@ const MAX_ROUNDS: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableGcReport {
-    /// The base table's version whose record was relied on.
+    /// The newest version of the base table whose record was relied on.
     pub base_version: u64,
     /// The shards, in the order of their buckets or values.
     pub shards: Vec<ShardGcReport>,
@@ -51,15 +51,17 @@ pub(crate) async fn collect(
     options: &GcOptions,
     progress: impl FnMut(GcProgress) + Send,
 ) -> Result<TableGcReport> {
-    let base = certain(base).await?;
-    let shards = made(&base).await?;
+    let first = certain(base).await?;
+    let shards = made(&first).await?;
     // Each shard plans when its turn comes, so the sum grows on the way.
     let at = Mutex::new((progress, vec![GcProgress::default(); shards.len()]));
     let collected = stream::iter((0..).zip(shards)).map(|(n, found): (usize, TableShard)| {
-        let (base, at) = (&base, &at);
+        let (first, at) = (&first, &at);
         async move {
-            let shard = shard(base, found.id);
-            let record = record(base, found.id).await?;
+            let shard = shard(first, found.id);
+            // Read now: a merge, or an index, may have come while other shards had their turn.
+            let base = certain(first).await?;
+            let record = record(&base, found.id).await?;
             let report = gc::collect(&shard, &record, options, |one| {
                 let (progress, all) = &mut *at.lock();
                 if let Some(place) = all.get_mut(n) {
@@ -72,26 +74,27 @@ pub(crate) async fn collect(
                 });
                 progress(sum);
             });
-            Ok((found, report.await?))
+            Ok((base.version(), found, report.await?))
         }
     });
     let collected: Vec<Result<_>> = collected.buffered(SHARDS_AT_ONCE).collect().await;
-    let collected = collected.into_iter().collect::<Result<Vec<(TableShard, GcReport)>>>()?;
+    let collected = collected.into_iter().collect::<Result<Vec<(u64, TableShard, GcReport)>>>()?;
+    let base_version = collected.iter().map(|(version, ..)| *version).fold(first.version(), u64::max);
     let shards = collected
         .into_iter()
         // A folder is all that there is of it.
-        .filter(|(_, report)| report.refused != Some(Refusal::NoShard))
-        .map(|(found, report)| ShardGcReport { shard_id: found.id, value: found.value, report });
-    Ok(TableGcReport { base_version: base.version(), shards: shards.collect() })
+        .filter(|(_, _, report)| report.refused != Some(Refusal::NoShard))
+        .map(|(_, found, report)| ShardGcReport { shard_id: found.id, value: found.value, report });
+    Ok(TableGcReport { base_version, shards: shards.collect() })
 }
 
 pub(crate) async fn dry_run(base: &BaseTable, options: &GcOptions) -> Result<Vec<ShardGcPlan>> {
-    let base = certain(base).await?;
-    let planned = stream::iter(made(&base).await?).map(|found| {
-        let base = &base;
+    let first = certain(base).await?;
+    let planned = stream::iter(made(&first).await?).map(|found| {
+        let first = &first;
         async move {
-            let record = record(base, found.id).await?;
-            let plan = gc::dry_run(&shard(base, found.id), &record, options).await?;
+            let record = progress(first, found.id).await?;
+            let plan = gc::dry_run(&shard(first, found.id), &record, options).await?;
             Ok(ShardGcPlan { shard_id: found.id, value: found.value, plan })
         }
     });

@@ -33,7 +33,8 @@ pub struct Checkpoint {
     pub name: Option<String>,
     /// When it was made, in milliseconds since 1970, by its maker's clock.
     pub created_at_ms: u64,
-    /// When garbage collection may drop it; `None`: when it is deleted.
+    /// When it expires, after which nobody may begin to use it, and garbage collection drops it
+    /// [`min_age`](crate::gc::GcOptions::min_age) later; `None`: it stays until it is deleted.
     pub expires_at_ms: Option<u64>,
     /// R of the pinned manifest. The live rows of the log in (R, tail] belong to the checkpoint.
     pub replay_after: Position,
@@ -51,6 +52,12 @@ impl Checkpoint {
     /// Whether it is still to be kept at a time of day.
     pub fn is_live(&self, now: SystemTime) -> bool {
         self.expires_at_ms.is_none_or(|at| millis(now) < at)
+    }
+
+    /// Whether garbage collection leaves it listed at a time of day: it is live, or was within `min_age`.
+    pub(crate) fn is_kept(&self, now: SystemTime, min_age: Duration) -> bool {
+        let patience = u64::try_from(min_age.as_millis()).unwrap_or(u64::MAX);
+        self.expires_at_ms.is_none_or(|at| millis(now) < at.saturating_add(patience))
     }
 
     /// Whether the log's entry at a position belongs to it.
@@ -189,7 +196,8 @@ fn pin_of_a_clone(shard: &Shard, id: Uuid) -> Error {
     Error::InvalidArgument(format!("checkpoint {id} of shard {shard} is the pin of a clone; delete the clone"))
 }
 
-/// Deletes a checkpoint. What only it held goes with the next garbage collection.
+/// Deletes a checkpoint. What only it held goes with the next garbage collection: unlike one that expires, a checkpoint
+/// that is deleted protects nothing any more, whoever reads it at the moment.
 ///
 /// # Errors
 /// [`Error::NoCheckpoint`] if it is not listed; [`Error::InvalidArgument`] for the pin of a clone;

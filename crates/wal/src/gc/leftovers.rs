@@ -1,14 +1,17 @@
-//! What only `file://` has: the half-made files of processes that were killed in the middle of a PUT, which no LIST
-//! shows (`object_store` writes to `{name}#{number}` first), and folders that are left when their files are deleted.
+//! What only `file://` has and no LIST shows: the half-made files of processes that were killed in the middle of a PUT
+//! (`object_store` writes to `{name}#{number}` first), and folders without a finished object.
 
+use std::fs::DirEntry;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use object_store::Error as StoreError;
 use object_store::path::Path;
 
-use super::plan::{Found, LeftoverFound, LeftoverOf};
+use super::look::generation_of;
+use super::plan::{DirectoryFound, Found, LeftoverFound, LeftoverOf};
 use crate::checkpoint::id_of;
 use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, Position};
@@ -27,13 +30,7 @@ pub(crate) async fn find(shard: &Shard) -> Result<Vec<Found<LeftoverFound>>> {
 fn find_in(root: &FilePath) -> io::Result<Vec<Found<LeftoverFound>>> {
     let mut found = Vec::new();
     for folder in ["wal", "manifest", "checkpoints"] {
-        let files = match std::fs::read_dir(root.join(folder)) {
-            Ok(files) => files,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for file in files {
-            let file = file?;
+        for file in entries(&root.join(folder))? {
             let name = file.file_name();
             let Some((name, of)) = name.to_str().and_then(|name| Some((name, half_made(folder, name)?))) else {
                 continue;
@@ -47,6 +44,60 @@ fn find_in(root: &FilePath) -> io::Result<Vec<Found<LeftoverFound>>> {
         }
     }
     Ok(found)
+}
+
+/// The folders of SSTables except those that `is_listed` knows: no object is in them. A flush that is killed during its
+/// first file leaves such a one, and a collector that dies between the objects and their folder. None where objects are
+/// no files.
+pub(super) async fn find_folders(
+    shard: &Shard,
+    is_listed: impl Fn(&str) -> bool + Send + 'static,
+) -> Result<Vec<DirectoryFound>> {
+    let Some(root) = shard.store().local_path(shard.root()) else {
+        return Ok(Vec::new());
+    };
+    blocking(shard.root(), "LIST", move || find_folders_in(&root, is_listed)).await
+}
+
+fn find_folders_in(root: &FilePath, is_listed: impl Fn(&str) -> bool) -> io::Result<Vec<DirectoryFound>> {
+    let mut found = Vec::new();
+    for folder in entries(root)? {
+        let name = folder.file_name();
+        let Some((name, generation)) = name.to_str().and_then(|name| Some((name, generation_of(name)?))) else {
+            continue;
+        };
+        if is_listed(name) || !folder.file_type()?.is_dir() {
+            continue;
+        }
+        let mut of_folder = DirectoryFound {
+            name: name.to_owned(),
+            generation,
+            objects: 0,
+            bytes: 0,
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        let mut to_visit = vec![folder];
+        while let Some(place) = to_visit.pop() {
+            // Gone meanwhile: another collector is at work.
+            let Ok(metadata) = place.metadata() else { continue };
+            of_folder.modified = of_folder.modified.max(metadata.modified()?);
+            match metadata.is_dir() {
+                true => to_visit.extend(entries(&place.path())?),
+                false => of_folder.bytes += metadata.len(),
+            }
+        }
+        found.push(of_folder);
+    }
+    Ok(found)
+}
+
+/// What is in a folder; nothing if it is gone.
+fn entries(folder: &FilePath) -> io::Result<Vec<DirEntry>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a file would have become; `None` if it is no half-made one.

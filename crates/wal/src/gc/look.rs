@@ -1,7 +1,7 @@
-//! What a plan is decided on: the certain manifest, one LIST of the shard's folder, and the live checkpoints. Reads
-//! only.
+//! What a plan is decided on: the certain manifest, one LIST of the shard's folder, and the checkpoints that stay
+//! listed. Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::leftovers;
 use super::plan::{CheckpointObject, DirectoryFound, Found, Inputs};
 use super::{BaseProgress, GcOptions, contention};
-use crate::checkpoint::{self, ShardCheckpoint};
+use crate::checkpoint::{self, Checkpoint, ShardCheckpoint};
 use crate::error::{Error, Result};
 use crate::ids::{Generation, ManifestVersion, Position};
 use crate::manifest::{ManifestStore, ShardManifest};
@@ -26,8 +26,8 @@ const MAX_ROUNDS: usize = 16;
 /// Gathers what a plan needs; `None` if the shard does not exist.
 ///
 /// # Errors
-/// Errors of reading; [`Error::Corrupt`] if the object of a live checkpoint is damaged or missing: what it holds is
-/// not known then, and nothing may be collected.
+/// Errors of reading; [`Error::Corrupt`] if the object of a checkpoint that stays listed is damaged or missing: what it
+/// holds is not known then, and nothing may be collected.
 pub async fn look(shard: &Shard, base: &BaseProgress, options: &GcOptions) -> Result<Option<Inputs>> {
     let manifests = ManifestStore::new(shard.clone());
     for _ in 0..MAX_ROUNDS {
@@ -70,12 +70,14 @@ async fn gather(
     for object in shard.store().list(shard.root()).await? {
         sort_in(shard, &object, &mut inputs, &mut objects, &mut folders);
     }
+    let listed: BTreeSet<String> = folders.keys().cloned().collect();
     inputs.sstables = folders.into_values().collect();
+    inputs.sstables.extend(leftovers::find_folders(shard, move |name| listed.contains(name)).await?);
     inputs.settled = settled(manifests, &inputs).await?;
 
-    let live = inputs.manifest.checkpoints().iter().filter(|c| c.is_live(inputs.now)).map(|c| c.id);
-    let live: Vec<Uuid> = live.collect();
-    let read = stream::iter(live).map(|id| checkpoint::read_object(shard, id));
+    let is_kept = |c: &&Checkpoint| c.is_kept(inputs.now, options.min_age);
+    let kept: Vec<Uuid> = inputs.manifest.checkpoints().iter().filter(is_kept).map(|c| c.id).collect();
+    let read = stream::iter(kept).map(|id| checkpoint::read_object(shard, id));
     inputs.pinned = read.buffered(READS_AT_ONCE).try_collect().await?;
     let listed = |id: Uuid| inputs.manifest.checkpoints().iter().any(|c| c.id == id);
     let judged = stream::iter(objects).map(|found: Found<Uuid>| {

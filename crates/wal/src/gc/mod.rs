@@ -32,8 +32,9 @@ pub use run::{collect, dry_run};
 /// How patient a collector is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcOptions {
-    /// What was needed within this time is left for readers that started then, and no younger object is deleted. A
-    /// courtesy, by the clocks of this process and of the store: no safety rests on it. Default 1 hour.
+    /// What was needed within this time is left for readers that started then, and no younger object is deleted. What a
+    /// checkpoint held was needed until it expired; one that is deleted asks for the contrary, and ends its protection
+    /// at once. A courtesy, by the clocks of this process and of the store: no safety rests on it. Default 1 hour.
     pub min_age: Duration,
     /// How long fences are kept. Default `None`: for ever, so that a writer may stall for any time at all and still
     /// cannot acknowledge a row that is lost. **A duration is a timing assumption**: it asserts that no process of
@@ -135,7 +136,7 @@ pub struct Kept {
     pub young_sstables: u64,
     /// Merged SSTables, by the index of the base table that does not cover them yet.
     pub lagging_indexes: BTreeMap<String, u64>,
-    /// Checkpoints that are live.
+    /// Checkpoints that are live, or were within `min_age`.
     pub live_checkpoints: u64,
     /// Objects in `checkpoints/` that are not listed and cannot be decoded.
     pub damaged_checkpoints: u64,
@@ -153,7 +154,7 @@ pub struct GcReport {
     pub version: Option<ManifestVersion>,
     /// Generations of merged SSTables that the manifest dropped.
     pub dropped_sstables: Vec<Generation>,
-    /// Expired checkpoints that it dropped.
+    /// Checkpoints that it dropped: they expired at least `min_age` ago.
     pub expired_checkpoints: u64,
     /// Fences that it dropped; only with [`fence_retention`](GcOptions::fence_retention).
     pub dropped_fences: u64,

@@ -36,9 +36,9 @@ pub struct DirectoryFound {
     pub name: String,
     /// The generation that it says.
     pub generation: Generation,
-    /// Objects in it.
+    /// Objects in it; none if there are at most half-made files (`file://` only).
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of what is in it.
     pub bytes: u64,
     /// When the youngest of them was written.
     pub modified: SystemTime,
@@ -94,7 +94,7 @@ pub struct Inputs {
     pub sstables: Vec<DirectoryFound>,
     /// Half-made files.
     pub leftovers: Vec<Found<LeftoverFound>>,
-    /// The objects of the checkpoints that the manifest lists and that have not expired, all of them.
+    /// The objects of the checkpoints that the manifest lists and that did not expire `min_age` ago, all of them.
     pub pinned: Vec<ShardCheckpoint>,
     /// What the base table says.
     pub base: BaseProgress,
@@ -128,7 +128,7 @@ pub struct Plan {
     pub version: ManifestVersion,
     /// Generations of merged SSTables that the manifest drops.
     pub drop_sstables: Vec<Generation>,
-    /// Expired checkpoints that it drops.
+    /// Checkpoints that it drops: they expired at least `min_age` ago.
     pub drop_checkpoints: Vec<Uuid>,
     /// Fences that it drops; only with a `fence_retention`.
     pub drop_fences: Vec<Fence>,
@@ -179,7 +179,8 @@ pub fn plan(inputs: &Inputs) -> Plan {
     }
     let mut plan = Plan { refused: None, ..Plan::refused(manifest.version, Refusal::NoShard) };
     plan.drop_sstables = merged(inputs, &mut plan.kept);
-    plan.drop_checkpoints = manifest.checkpoints().iter().filter(|c| !c.is_live(inputs.now)).map(|c| c.id).collect();
+    let outlived = manifest.checkpoints().iter().filter(|c| !c.is_kept(inputs.now, inputs.options.min_age));
+    plan.drop_checkpoints = outlived.map(|c| c.id).collect();
     plan.drop_fences = outlived_fences(inputs);
 
     // Everything below is judged by the manifest as it is after the commit.
@@ -242,9 +243,9 @@ struct Judge<'a> {
     next: &'a ShardManifest,
     /// The manifest whose readers may still be at work.
     settled: Option<&'a ShardManifest>,
-    /// Live checkpoints.
+    /// Checkpoints that stay listed.
     pinned: Vec<&'a ShardCheckpoint>,
-    /// Whether every live checkpoint was read. If not, no folder is deleted.
+    /// Whether every one of them was read. If not, no folder is deleted.
     all_pinned_known: bool,
 }
 
@@ -286,7 +287,7 @@ impl<'a> Judge<'a> {
         deletions.into_values().collect()
     }
 
-    /// Folders that no manifest and no live checkpoint names. A generation below the current one is never published
+    /// Folders that no manifest and no listed checkpoint names. A generation below the current one is never published
     /// again, so what no manifest names now no manifest will ever name.
     fn sstables(&self, kept: &mut Kept) -> Vec<Deletion> {
         let paths = |manifest: &'a ShardManifest| manifest.sstables.iter().map(|s| s.path.as_str());
@@ -328,7 +329,7 @@ impl<'a> Judge<'a> {
             }
             match derived_from {
                 _ if dropped.contains(&id) => {}
-                Some(version) if version < self.next.version => {}
+                Some(version) if version < self.next.version && self.is_old(object.modified) => {}
                 Some(_) => continue,
                 None => {
                     kept.damaged_checkpoints += 1;

@@ -20,8 +20,8 @@ const MAX_ROUNDS: usize = 16;
 /// collectors may go on beside it. `progress` is called after every request that deletes.
 ///
 /// # Errors
-/// What was deleted before stays deleted, and the call can be repeated. [`Error::Corrupt`] if a live checkpoint is
-/// damaged: then nothing was touched. [`Error::Contention`] if others commit all the time.
+/// What was deleted before stays deleted, and the call can be repeated. [`Error::Corrupt`] if a checkpoint that
+/// stays listed is damaged: then nothing was touched. [`Error::Contention`] if others commit all the time.
 pub async fn collect(
     shard: &Shard,
     base: &BaseProgress,

@@ -296,6 +296,68 @@ async fn opening_after_a_collection_needs_no_more_requests_than_before() {
     }
 }
 
+/// Who has opened a checkpoint a moment before it expires is not late yet.
+#[tokio::test(start_paused = true)]
+async fn what_a_checkpoint_held_stays_for_min_age_after_it_has_expired() {
+    let bucket = bucket().await;
+    let mut w = bucket.process().appender().await;
+    let first = append(&mut w, [1]).await.unwrap();
+    flush(&bucket, &w, first).await;
+    let held = append(&mut w, [2]).await.unwrap();
+    let options = CheckpointOptions { name: None, lifetime: Some(HOUR) };
+    let made = checkpoint::create(&bucket.shard(), &options).await.unwrap();
+    assert_eq!(made.tail, held);
+    append(&mut w, [3]).await.unwrap();
+    let last = append(&mut w, [4]).await.unwrap();
+    flush(&bucket, &w, last).await;
+    let collect = async |half_hours: u32| {
+        let at = bucket.process().later(half_hours * HOUR / 2);
+        gc::collect(&at.shard, &merged(2), &GcOptions::default(), |_| ()).await.unwrap()
+    };
+    let root = bucket.shard().root().clone();
+    let left = async || {
+        let there = bucket.names().await;
+        let folder = |name: &str| root.clone().join(name).join("a");
+        [
+            folder("0badcafe_gen_1"),
+            folder("0badcafe_gen_2"),
+            bucket.entry_path(held.get()),
+            bucket.shard().checkpoint_path(made.id),
+        ]
+        .map(|path| there.contains(path.as_ref()))
+    };
+    assert_eq!(collect(1).await.dropped_sstables, [1, 2].map(Generation::new));
+    assert_eq!(left().await, [true; 4]);
+
+    let report = collect(3).await;
+    assert_eq!((report.version, report.expired_checkpoints, report.kept.live_checkpoints), (None, 0, 1));
+    assert_eq!((report.kept.sstables_in_checkpoints, report.kept.entries_in_checkpoints), (1, 1));
+    assert_eq!(left().await, [true, false, true, true]);
+
+    assert_eq!(collect(5).await.expired_checkpoints, 1);
+    assert_eq!(left().await, [false; 4]);
+}
+
+/// One whose maker has failed is nobody's; it is as patient as with any other object.
+#[tokio::test(start_paused = true)]
+async fn an_unlisted_checkpoint_is_not_deleted_before_min_age() {
+    let bucket = bucket().await;
+    let mut w = bucket.process().appender().await;
+    append(&mut w, [1]).await.unwrap();
+    let made = checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    let path = bucket.shard().checkpoint_path(made.id);
+    let object = bucket.read(&path).await.unwrap();
+    checkpoint::delete(&bucket.shard(), made.id).await.unwrap();
+    assert!(bucket.read(&path).await.is_none(), "who deletes one asks for that");
+    bucket.write(&path, object).await;
+    for (half_hours, deleted) in [(1, 0), (3, 1)] {
+        let at = bucket.process().later(half_hours * HOUR / 2);
+        let report = gc::collect(&at.shard, &merged(0), &GcOptions::default(), |_| ()).await.unwrap();
+        assert_eq!(report.of(GcKind::Checkpoint).objects, deleted);
+        assert_eq!(bucket.read(&path).await.is_none(), deleted == 1);
+    }
+}
+
 /// What a run costs when there is nothing to do.
 #[tokio::test(start_paused = true)]
 async fn a_collection_costs_three_lists_and_a_get() {
@@ -311,6 +373,18 @@ async fn a_collection_costs_three_lists_and_a_get() {
     assert_eq!(gc::collect(&shard, &BaseProgress::default(), &options, |_| ()).await.unwrap().total().objects, 0);
     let cost = counts.snapshot();
     assert_eq!((cost.list, cost.get, cost.requests()), (3, 1, 4));
+
+    // One GET more for each listed checkpoint, and for an object that may be listed yet.
+    let made = checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    let object = bucket.read(&bucket.shard().checkpoint_path(made.id)).await.unwrap();
+    checkpoint::delete(&bucket.shard(), made.id).await.unwrap();
+    bucket.write(&bucket.shard().checkpoint_path(made.id), object).await;
+    checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    settle().await;
+    let before = counts.snapshot();
+    assert_eq!(gc::collect(&shard, &BaseProgress::default(), &options, |_| ()).await.unwrap().total().objects, 0);
+    let after = counts.snapshot();
+    assert_eq!((after.list - before.list, after.get - before.get, after.requests() - before.requests()), (3, 3, 6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,6 +492,40 @@ async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
     assert_eq!(bucket.rows().await, [5]);
     // Half-made ones that are in the way do not stop the writer.
     assert_eq!(append(&mut w, [6]).await.unwrap(), above.next().unwrap());
+}
+
+/// A flush that was killed during its first file leaves a folder that no LIST shows, and a collector that dies between
+/// the objects and their folder leaves an empty one.
+#[tokio::test]
+async fn folders_without_an_object_go_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let bucket = Bucket::on(store).await;
+    let mut w = bucket.process().appender().await;
+    for id in 1..=2 {
+        let position = append(&mut w, [id]).await.unwrap();
+        flush(&bucket, &w, position).await;
+    }
+    let place = |name: &str| std::path::PathBuf::from(format!("/{}/{name}", bucket.shard().root()));
+    for name in ["deadbeef_gen_1/data", "deadbeef_gen_2", "deadbeef_gen_3/data", "deadbeef_gen_x", "other"] {
+        std::fs::create_dir_all(place(name)).unwrap();
+    }
+    for name in ["deadbeef_gen_1", "deadbeef_gen_3"] {
+        std::fs::write(place(name).join("data").join("x.lance#1"), "half").unwrap();
+    }
+    let gone = ["deadbeef_gen_1", "deadbeef_gen_2"];
+    let stays = ["deadbeef_gen_3", "deadbeef_gen_x", "other", "0badcafe_gen_1", "0badcafe_gen_2"];
+
+    let young = bucket.process();
+    let report = gc::collect(&young.shard, &merged(0), &GcOptions::default(), |_| ()).await.unwrap();
+    assert_eq!((report.kept.young_sstables, report.of(GcKind::SsTable)), (2, Freed::default()));
+    assert!(gone.iter().chain(&stays).all(|name| place(name).exists()));
+
+    let report = bucket.collect_garbage().await;
+    assert_eq!(report.of(GcKind::SsTable), Freed { objects: 0, bytes: 4 });
+    assert_eq!(gone.map(|name| place(name).exists()), [false; 2]);
+    assert_eq!(stays.map(|name| place(name).exists()), [true; 5]);
+    assert!(bucket.collector().collect(&merged(0)).await.unwrap().freed.is_empty(), "nothing is left to do");
 }
 
 #[tokio::test(start_paused = true)]

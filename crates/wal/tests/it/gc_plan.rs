@@ -67,21 +67,23 @@ impl State {
         let listed = (1..manifest.current_generation.get()).filter(|_| rng.chance(0.7)).collect::<Vec<_>>();
         manifest.sstables = listed.iter().map(|g| SsTable::new(Generation::new(*g), folder(*g, 0))).collect();
 
+        let min_age = *rng.pick(&[Duration::ZERO, HOUR, 48 * HOUR]).unwrap();
         let pinned = checkpoints(rng, &manifest).await;
         let mut extension = Extension::default();
         extension.fences = (1..35)
             .filter(|_| rng.chance(0.15))
             .map(|p| Fence { position: Position::new(p), epoch: Epoch::new(1 + p / 8) })
             .collect();
-        let (mut live, mut objects) = (Vec::new(), Vec::new());
+        let (mut kept, mut objects) = (Vec::new(), Vec::new());
         for object in pinned {
             let is_listed = rng.chance(0.7);
             let mut name = CheckpointObject { id: object.id, derived_from: None };
             if is_listed {
                 let mut entry = listing(&object).await;
-                entry.expires_at_ms = *rng.pick(&[None, Some(1_799_999_000_000), Some(1_800_000_900_000)]).unwrap();
-                if entry.is_live(now) {
-                    live.push(object);
+                let minutes_left = *rng.pick(&[None, Some(-5 * 60), Some(-15), Some(15)]).unwrap();
+                entry.expires_at_ms = minutes_left.map(|left: i64| (1_800_000_000 + 60 * left) as u64 * 1000);
+                if is_kept(&entry, now, min_age) {
+                    kept.push(object);
                 }
                 extension.checkpoints.push(entry);
             } else if rng.chance(0.8) {
@@ -120,10 +122,7 @@ impl State {
         let indexes = ["a", "b"].into_iter().filter(|_| rng.chance(0.4));
         let indexes = indexes.map(|name| (name.to_owned(), Generation::new(name.len() as u64 + 2))).collect();
         let base = BaseProgress { merged: Generation::new(rng.below(manifest.current_generation.get())), indexes };
-        let options = GcOptions {
-            min_age: *rng.pick(&[Duration::ZERO, HOUR, 48 * HOUR]).unwrap(),
-            fence_retention: rng.chance(0.2).then_some(30 * HOUR),
-        };
+        let options = GcOptions { min_age, fence_retention: rng.chance(0.2).then_some(30 * HOUR) };
         let inputs = Inputs {
             manifest,
             settled,
@@ -132,7 +131,7 @@ impl State {
             checkpoints: objects,
             sstables,
             leftovers: vec![],
-            pinned: live,
+            pinned: kept,
             base,
             now,
             options,
@@ -146,10 +145,10 @@ impl State {
         let age = |at: SystemTime| now.duration_since(at).unwrap();
         let deleted: BTreeMap<&str, GcKind> = plan.deletions.iter().map(|d| (d.path.as_str(), d.kind)).collect();
         assert_eq!(deleted.len(), plan.deletions.len(), "nothing twice");
-        let live: Vec<_> = manifest.checkpoints().iter().filter(|c| c.is_live(*now)).collect();
-        assert!(live.iter().all(|c| !plan.drop_checkpoints.contains(&c.id)));
-        let expired = manifest.checkpoints().len() - live.len();
-        assert_eq!(plan.drop_checkpoints.len(), expired);
+        let kept: Vec<_> = manifest.checkpoints().iter().filter(|c| is_kept(c, *now, options.min_age)).collect();
+        assert!(kept.iter().all(|c| !plan.drop_checkpoints.contains(&c.id)));
+        let outlived = manifest.checkpoints().len() - kept.len();
+        assert_eq!(plan.drop_checkpoints.len(), outlived);
 
         for entry in &self.inputs.entries {
             let path = format!("wal/{:064b}.arrow", entry.name.get().reverse_bits());
@@ -159,7 +158,7 @@ impl State {
             let p = entry.name;
             assert!(p < manifest.replay_after && p != manifest.last_seen);
             assert!(age(entry.modified) >= options.min_age);
-            assert!(live.iter().all(|c| p <= c.replay_after || p > c.tail));
+            assert!(kept.iter().all(|c| p <= c.replay_after || p > c.tail));
             let fence = manifest.fences().iter().find(|f| f.position == p);
             assert!(fence.is_none_or(|f| plan.drop_fences.contains(f)));
         }
@@ -180,10 +179,11 @@ impl State {
         }
         for object in &self.inputs.checkpoints {
             if deleted.contains_key(format!("checkpoints/{}.binpb", object.name.id).as_str()) {
-                assert!(live.iter().all(|c| c.id != object.name.id));
+                assert!(kept.iter().all(|c| c.id != object.name.id));
                 let next = manifest.version.get() + u64::from(plan.commits());
                 let was_listed = manifest.checkpoints().iter().any(|c| c.id == object.name.id);
                 assert!(was_listed || object.name.derived_from.is_some_and(|v| v.get() < next));
+                assert!(was_listed || age(object.modified) >= options.min_age);
             }
         }
         let newest = manifest.version.get() + u64::from(plan.commits());
@@ -225,6 +225,11 @@ impl State {
             extension.fences.retain(|f| !plan.drop_fences.contains(f));
         }
     }
+}
+
+/// Whether a checkpoint is live, or was within `min_age`.
+fn is_kept(checkpoint: &checkpoint::Checkpoint, now: SystemTime, min_age: Duration) -> bool {
+    checkpoint.is_live(now - min_age)
 }
 
 /// What a manifest says about a checkpoint.
