@@ -212,6 +212,57 @@ async fn pruning_leaves_a_healthy_shard_also_where_a_version_came_back() {
     assert!(!report(&bucket).await.is_damaged());
 }
 
+/// Manifests 30 to 46, the older ones pruned, and what a committer that stalled on 28 makes at 29. The one that did not
+/// stall claimed epoch 3 there.
+async fn pruned_to_30() -> (Bucket, bytes::Bytes) {
+    let (bucket, _) = two_tenures().await;
+    let next = async |commit_id: u128, writer_id: Option<u128>| {
+        let mut next = bucket.manifest().await;
+        next.version = ManifestVersion::new(next.version.get() + 1);
+        let extension = next.extension.as_mut().unwrap();
+        extension.parent_commit_id = std::mem::replace(&mut extension.commit_id, Uuid::from_u128(commit_id));
+        if let Some(writer_id) = writer_id {
+            extension.writer_id = Uuid::from_u128(writer_id);
+            next.writer_epoch = Epoch::new(3);
+        }
+        (bucket.manifest_path(next.version.get()), bytes::Bytes::from(raw::encode_manifest(&next)))
+    };
+    for version in 7..=28 {
+        let (path, bytes) = next(version, None).await;
+        bucket.write(&path, bytes).await;
+    }
+    let (_, forgotten) = next(1_000, Some(1_000)).await;
+    for version in 29..=46 {
+        let (path, bytes) = next(version, Some(29)).await;
+        bucket.write(&path, bytes).await;
+    }
+    bucket.prune_below(30).await;
+    settle().await;
+    assert_eq!(found(&bucket).await, []);
+    (bucket, forgotten)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_came_back_right_below_the_history_is_none_of_it() {
+    let (bucket, forgotten) = pruned_to_30().await;
+    bucket.write(&bucket.manifest_path(29), forgotten).await;
+    only(&bucket, FORGOTTEN_MANIFEST, &bucket.manifest_path(29)).await;
+    // Nor does its claim count.
+    let owner = |entry: &mut WalEntry| {
+        (entry.writer_epoch, entry.writer_id) = (Epoch::new(3), Some(Uuid::from_u128(29)));
+    };
+    put_changed(&bucket, 8, 9, owner).await;
+    only(&bucket, FORGOTTEN_MANIFEST, &bucket.manifest_path(29)).await;
+    // In the middle it is damage, and so it is if the next version is the younger one.
+    let (bucket, _) = pruned_to_30().await;
+    edit(&bucket, 31, |m| m.extension.as_mut().unwrap().commit_id = Uuid::from_u128(7)).await;
+    assert!(found(&bucket).await.contains(&(LINEAGE_BROKEN.name, bucket.manifest_path(32).to_string())));
+    let (bucket, forgotten) = pruned_to_30().await;
+    bucket.write(&bucket.manifest_path(29), forgotten).await;
+    edit(&bucket, 30, |_| ()).await;
+    assert!(found(&bucket).await.contains(&(LINEAGE_BROKEN.name, bucket.manifest_path(30).to_string())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_broken_lineage_is_found() {
     for version in 1..6 {
