@@ -289,9 +289,13 @@ pub(super) fn hinted(hint: &[u8]) -> Option<u64> {
     digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Whether the folder of a shard has anything at all.
+/// Whether the folder of a shard has any object. On `file://` a process that dies before its first commit leaves the
+/// folders of the log and the manifests, with nothing or a half-made file in them; no reader takes that for a shard.
 pub(super) fn is_there(look: &Look) -> bool {
-    !(look.entries.is_empty() && look.manifests.is_empty() && look.folders.is_empty() && look.loose.is_empty())
+    let is_sstable = |folder: &String| !matches!(folder.as_str(), "wal" | "manifest" | "checkpoints");
+    !(look.entries.is_empty() && look.manifests.is_empty() && look.checkpoints.is_empty() && look.hint.is_none())
+        || !(look.foreign.is_empty() && look.loose.is_empty())
+        || look.folders.iter().any(is_sstable)
 }
 
 /// The folder of a shard's SSTable.

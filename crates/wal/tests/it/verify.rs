@@ -9,7 +9,8 @@ use fencepost_wal::verify::confirmed;
 use fencepost_wal::verify::kinds::{self, *};
 use fencepost_wal::{
     Epoch, Error, Fence, Finding, FindingKind, Generation, ManifestVersion, Position, Severity, Shard, ShardId,
-    ShardManifest, SsTable, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, checkpoint, raw, verify,
+    ShardManifest, SsTable, Store, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, checkpoint, raw,
+    verify,
 };
 use object_store::path::Path;
 use uuid::Uuid;
@@ -129,6 +130,28 @@ async fn a_fresh_shard_is_healthy_and_none_is_an_error() {
     process.faults.on(Op::Get).then(Fault::Fail);
     let failed = verify(&process.shard, &VerifyOptions::default()).await;
     assert!(matches!(failed, Err(Error::Store { .. })), "{failed:?}");
+}
+
+/// What a process on `file://` leaves that dies before its first manifest or entry is there.
+#[tokio::test]
+async fn folders_with_nothing_but_half_made_files_are_no_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let shard = Shard::new(store, ShardId::new_random());
+    let on_disk = |path: Path| std::path::PathBuf::from(format!("/{path}"));
+    let missing = async || {
+        let answer = verify(&shard, &VerifyOptions::default()).await;
+        matches!(answer, Err(Error::ShardNotFound { .. }))
+    };
+    for name in ["manifest", "wal", "checkpoints"] {
+        std::fs::create_dir_all(on_disk(shard.root().clone().join(name))).unwrap();
+        assert!(missing().await, "{name}");
+    }
+    let manifest = on_disk(shard.manifest_path(ManifestVersion::new(1)));
+    std::fs::write(format!("{}#1", manifest.display()), "half").unwrap();
+    assert!(missing().await);
+    std::fs::write(on_disk(shard.entry_path(Position::new(1))), "an object").unwrap();
+    assert!(verify(&shard, &VerifyOptions::default()).await.unwrap().is_damaged());
 }
 
 #[tokio::test(start_paused = true)]
