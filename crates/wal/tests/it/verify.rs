@@ -640,6 +640,30 @@ async fn a_writer_that_goes_on_while_it_is_verified_is_not_damaged() {
     }
 }
 
+/// The pages of a LIST are of different moments and not in the order of the positions, so that late entries may be in it
+/// and earlier ones not.
+#[tokio::test(start_paused = true)]
+async fn what_a_list_left_out_is_asked_for_before_it_is_called_missing() {
+    // Behind what the manifest knows, and up to there, more than are named in a report.
+    for last_seen in [8, 1_200] {
+        let bucket = damaged_from().await;
+        bucket.copy_entry(8, 1_201).await;
+        edit(&bucket, 6, |m| m.last_seen = Position::new(last_seen)).await;
+        let process = bucket.patient();
+        let gate = process.faults.on(Op::Get).path_contains("/wal/").nth(1).stall();
+        let shard = process.shard.clone();
+        let verifying = tokio::spawn(async move { verify(&shard, &VerifyOptions::default()).await });
+        gate.reached().await;
+        for position in 9..=1_200 {
+            bucket.copy_entry(8, position).await;
+        }
+        gate.release();
+        let report = verifying.await.unwrap().unwrap();
+        assert_eq!((report.findings, report.counts.tail.get()), (vec![], 1_201), "{last_seen}");
+        assert_eq!(process.requests(Op::List, "/wal"), 1, "one look was enough");
+    }
+}
+
 #[tokio::test]
 async fn damage_is_what_two_looks_agree_on() {
     let hole = |n: u64| Finding::new(LOG_HOLE, n, "x");
