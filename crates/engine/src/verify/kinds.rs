@@ -1,17 +1,6 @@
 //! What can be found besides the log: SSTables, the base table's record of them, and the shards of a table.
 
-use fencepost_wal::{FindingKind, Severity};
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $constant:ident = $name:literal, $severity:ident, $what_to_do:literal;)*) => {
-        $($(#[$doc])* pub const $constant: FindingKind = FindingKind::new($name, Severity::$severity, $what_to_do);)*
-
-        /// All kinds of this module.
-        pub const ALL: &[FindingKind] = &[$($constant),*];
-    };
-}
-
-kinds! {
+fencepost_wal::finding_kinds! {
     /// A listed SSTable does not open, or its rows cannot be read.
     SSTABLE_DAMAGED = "sstable-damaged", Damage,
         "restore the object from a copy or the bucket's versioning; queries that need its rows fail until then";

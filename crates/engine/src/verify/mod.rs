@@ -19,12 +19,14 @@ use crate::base::BaseTable;
 use crate::error::{Error, Result, without_location};
 use crate::rows::RowFormat;
 use crate::sharding::{ShardValue, Sharding};
-use crate::shards::{self, SHARDS_AT_ONCE};
+use crate::shards;
 
 /// Bytes of log entries of one shard that are in memory at once.
 const LOG_BUDGET_BYTES: usize = 64 << 20;
 /// SSTables that are read at once, over all shards.
 const SSTABLES_AT_ONCE: usize = 4;
+/// How many missing generations of one shard are named.
+const MAX_NAMED: usize = 16;
 
 /// What a table is and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +222,7 @@ impl TableLook {
         let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
         let listed: BTreeSet<u64> = manifest.sstables.iter().map(|sstable| sstable.generation.get()).collect();
         let missing = (merged.get()..manifest.current_generation.get().saturating_sub(1)).map(|g| g + 1);
-        for generation in missing.filter(|g| !listed.contains(g)).take(SHARDS_AT_ONCE) {
+        for generation in missing.filter(|g| !listed.contains(g)).take(MAX_NAMED) {
             let object = shard(base, id).manifest_path(manifest.version);
             let detail = format!("it lists no generation {generation}, and the base table has merged up to {merged}");
             self.findings.push(Finding::new(GENERATION_MISSING, object, detail));

@@ -72,16 +72,23 @@ impl fmt::Display for Finding {
     }
 }
 
-macro_rules! kinds {
+/// Makes constants of kinds, and `ALL` of them, from a table. For this workspace.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! finding_kinds {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $severity:ident, $what_to_do:literal;)*) => {
-        $($(#[$doc])* pub const $constant: FindingKind = FindingKind::new($name, Severity::$severity, $what_to_do);)*
+        $(
+            $(#[$doc])*
+            pub const $constant: $crate::FindingKind =
+                $crate::FindingKind::new($name, $crate::Severity::$severity, $what_to_do);
+        )*
 
         /// All kinds of this module.
-        pub const ALL: &[FindingKind] = &[$($constant),*];
+        pub const ALL: &[$crate::FindingKind] = &[$($constant),*];
     };
 }
 
-kinds! {
+finding_kinds! {
     /// An object in `wal/`, `manifest/` or `checkpoints/` whose name neither engine writes.
     FOREIGN_OBJECT = "foreign-object", Damage,
         "no engine reads it; find out which program writes into this folder, then move the object away";

@@ -2,9 +2,11 @@
 //!
 //! The order matters, because writers and collectors go on meanwhile: first the log, then the folders, then the
 //! manifests. So whatever the newest manifest says of the log had happened before; what it needs and the listing of the
-//! log did not show is asked for once more at the end.
+//! log did not show is asked for once more at the end. So is the position at which the log seems to end: the pages of a
+//! LIST are not of one moment, nor in the order of the positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectMeta;
@@ -12,7 +14,7 @@ use object_store::path::Path;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::VerifyOptions;
+use super::{MAX_NAMED, VerifyOptions};
 use crate::checkpoint::{self, ShardCheckpoint};
 use crate::entry::{MAX_ENTRY_BYTES, WalEntry, decode};
 use crate::error::{Error, Result};
@@ -22,8 +24,6 @@ use crate::manifest::{ManifestStore, ShardManifest};
 use crate::names;
 use crate::shard::Shard;
 
-/// How many positions are asked for once more.
-const MAX_SECOND_LOOKS: usize = 1_000;
 const KIB: usize = 1024;
 
 /// What an object turned out to be, or why it is not readable.
@@ -181,19 +181,49 @@ impl Look {
         let Some(manifest) = self.newest() else {
             return Ok(());
         };
-        let missing: Vec<u64> =
-            needed(manifest).filter(|n| !self.entries.contains_key(n)).take(MAX_SECOND_LOOKS).collect();
+        let (needed, end) = (needed(manifest), manifest.replay_after.max(manifest.landed_up_to()).get());
         let listed = manifest.checkpoints().iter().map(|listed| listed.id);
         let unread: Vec<Uuid> = listed.filter(|id| !self.checkpoints.contains_key(id)).collect();
         for id in unread {
             self.read_checkpoint(shard, id).await?;
         }
-        for n in missing {
-            if let Some(entry) = read_entry(shard, Position::new(n), options).await? {
-                self.entries.insert(n, entry);
+        let mut absent = BTreeSet::new();
+        for positions in needed {
+            // As many as are named, so that none is called missing that was not asked for.
+            let mut missing = 0;
+            for n in positions {
+                if !self.entries.contains_key(&n)
+                    && (absent.contains(&n) || !self.read_again(shard, options, n).await?)
+                {
+                    absent.insert(n);
+                    missing += 1;
+                }
+                if missing == MAX_NAMED {
+                    break;
+                }
+            }
+        }
+        self.read_on(shard, options, end).await
+    }
+
+    /// Reads on behind `end` over what the listing did not show, up to the first position that is absent now. Only
+    /// then an entry far behind it, which was listed before, proves a hole: a live writer would have filled it first.
+    async fn read_on(&mut self, shard: &Shard, options: &VerifyOptions<'_>, end: u64) -> Result<()> {
+        let highest = self.entries.last_key_value().map_or(0, |(position, _)| *position);
+        for n in end.saturating_add(1)..=highest {
+            if !self.entries.contains_key(&n) && !self.read_again(shard, options, n).await? {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Asks for a position that the listing did not show. Says whether it is there.
+    async fn read_again(&mut self, shard: &Shard, options: &VerifyOptions<'_>, n: u64) -> Result<bool> {
+        let entry = read_entry(shard, Position::new(n), options).await?;
+        let is_there = entry.is_some();
+        self.entries.extend(entry.map(|entry| (n, entry)));
+        Ok(is_there)
     }
 
     /// The objects that are named by numbers from 1, each at its very place; the others are foreign.
@@ -218,12 +248,13 @@ impl Look {
 
 /// The positions whose entries a manifest needs: R, from which other readers start, everything above R that it says
 /// had landed, the fences, and what checkpoints hold.
-pub(super) fn needed(manifest: &ShardManifest) -> impl Iterator<Item = u64> {
-    let (r, landed) = (manifest.replay_after.get(), manifest.landed_up_to().get());
-    let replay_point = (r > 0).then_some(r);
-    let fences = manifest.fences().iter().map(|fence| fence.position.get());
-    let held = manifest.checkpoints().iter().flat_map(|c| (c.replay_after.get()..c.tail.get()).map(|n| n + 1));
-    replay_point.into_iter().chain(fences).chain((r..landed).map(|n| n + 1)).chain(held)
+fn needed(manifest: &ShardManifest) -> Vec<RangeInclusive<u64>> {
+    let (r, landed) = (manifest.replay_after, manifest.landed_up_to());
+    let behind = |from: Position, to: Position| from.get().saturating_add(1)..=to.get();
+    let replay_point = (r > Position::ZERO).then(|| r.get()..=r.get());
+    let fences = manifest.fences().iter().map(|fence| fence.position.get()..=fence.position.get());
+    let held = manifest.checkpoints().iter().map(|c| behind(c.replay_after, c.tail));
+    replay_point.into_iter().chain(fences).chain([behind(r, landed)]).chain(held).collect()
 }
 
 async fn read_entry(
@@ -289,9 +320,13 @@ pub(super) fn hinted(hint: &[u8]) -> Option<u64> {
     digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Whether the folder of a shard has anything at all.
+/// Whether the folder of a shard has any object. On `file://` a process that dies before its first commit leaves the
+/// folders of the log and the manifests, with nothing or a half-made file in them; no reader takes that for a shard.
 pub(super) fn is_there(look: &Look) -> bool {
-    !(look.entries.is_empty() && look.manifests.is_empty() && look.folders.is_empty() && look.loose.is_empty())
+    let is_sstable = |folder: &String| !matches!(folder.as_str(), "wal" | "manifest" | "checkpoints");
+    !(look.entries.is_empty() && look.manifests.is_empty() && look.checkpoints.is_empty() && look.hint.is_none())
+        || !(look.foreign.is_empty() && look.loose.is_empty())
+        || look.folders.iter().any(is_sstable)
 }
 
 /// The folder of a shard's SSTable.

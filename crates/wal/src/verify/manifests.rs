@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::kinds::*;
-use super::look::{Look, hinted, sstable_path};
+use super::look::{FoundManifest, Look, hinted, sstable_path};
 use super::{Findings, MAX_NAMED};
-use crate::gc::generation_of;
+use crate::gc::{KEEP_MANIFESTS, generation_of};
 use crate::ids::{Epoch, ManifestVersion, Position};
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
@@ -55,32 +55,52 @@ pub(super) fn judge<'a>(shard: &Shard, look: &'a Look, found: &mut Findings) -> 
 
 /// The first version of the history, which ends with the newest. Pruning removes a prefix, so the history has no gap;
 /// what stands below a gap was left over by nobody, unless it came later than what is above it: a stalled committer
-/// may make a version in a place that was pruned (protocol section 3, step 4), and nobody deletes it at once.
+/// may make a version in a place that was pruned (protocol section 3, step 4), and nobody deletes it at once. That
+/// place may be the one right below the history.
 fn first_of_history(look: &Look, newest: u64, found: &mut Findings) -> u64 {
     let mut first = newest;
-    while first > 1 && look.manifests.contains_key(&(first - 1)) {
+    while first > 1 && look.manifests.contains_key(&(first - 1)) && !came_back(look, first - 1, newest) {
         first -= 1;
     }
     let Some(bottom) = look.manifests.get(&first).map(|m| m.object.last_modified) else {
         return first;
     };
-    let mut lowest = first;
-    for (version, manifest) in look.manifests.range(..first) {
-        if manifest.object.last_modified > bottom {
-            let detail = format!("it came after version {first}, from which the history is complete");
-            found.add(FORGOTTEN_MANIFEST, &manifest.object.location, detail);
-        } else {
-            lowest = lowest.min(*version);
-        }
+    let older = look.manifests.range(..first).find(|(_, m)| m.object.last_modified <= bottom);
+    let lowest = older.map_or(first, |(version, _)| *version);
+    for manifest in look.manifests.range(..lowest).map(|(_, manifest)| manifest) {
+        let detail = format!("it came after version {first}, from which the history is complete");
+        found.add(FORGOTTEN_MANIFEST, &manifest.object.location, detail);
     }
     lowest
 }
 
+/// Whether a version right below the history is none of it: nothing that pruning keeps, not what the next one derives
+/// from, younger than that, and nobody's successor. Several that lead from one to the next are another history.
+fn came_back(look: &Look, version: u64, newest: u64) -> bool {
+    let get = |version: u64| look.manifests.get(&version);
+    let (Some(this), Some(next)) = (get(version), get(version + 1)) else {
+        return false;
+    };
+    let leads = |before: &FoundManifest, after: &FoundManifest| match (&before.content, &after.content) {
+        (Ok(before), Ok(after)) => Some(derives(after, before)),
+        _ => None,
+    };
+    newest - version >= KEEP_MANIFESTS
+        && leads(this, next) == Some(false)
+        && this.object.last_modified > next.object.last_modified
+        && get(version - 1).is_none_or(|before| leads(before, this) == Some(false))
+}
+
+/// Whether a version may derive from the one before it. Another engine's does not say.
+fn derives(after: &ShardManifest, before: &ShardManifest) -> bool {
+    let parent = after.extension.as_ref().map(|extension| extension.parent_commit_id);
+    parent.is_none_or(|parent| parent == before.commit_id().unwrap_or_default())
+}
+
 /// What must hold from one version to the next.
 fn judge_step(before: &ShardManifest, after: &ShardManifest, object: &str, found: &mut Findings) {
-    // Another engine's version says neither.
     if let Some(extension) = &after.extension
-        && extension.parent_commit_id != before.commit_id().unwrap_or_default()
+        && !derives(after, before)
     {
         let detail = format!(
             "it derives from the commit {}, version {} is the commit {}",

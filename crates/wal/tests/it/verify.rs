@@ -9,7 +9,8 @@ use fencepost_wal::verify::confirmed;
 use fencepost_wal::verify::kinds::{self, *};
 use fencepost_wal::{
     Epoch, Error, Fence, Finding, FindingKind, Generation, ManifestVersion, Position, Severity, Shard, ShardId,
-    ShardManifest, SsTable, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, checkpoint, raw, verify,
+    ShardManifest, SsTable, Store, VerifyCounts, VerifyOptions, VerifyReport, WalAppender, WalEntry, checkpoint, raw,
+    verify,
 };
 use object_store::path::Path;
 use uuid::Uuid;
@@ -131,6 +132,28 @@ async fn a_fresh_shard_is_healthy_and_none_is_an_error() {
     assert!(matches!(failed, Err(Error::Store { .. })), "{failed:?}");
 }
 
+/// What a process on `file://` leaves that dies before its first manifest or entry is there.
+#[tokio::test]
+async fn folders_with_nothing_but_half_made_files_are_no_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let shard = Shard::new(store, ShardId::new_random());
+    let on_disk = |path: Path| std::path::PathBuf::from(format!("/{path}"));
+    let missing = async || {
+        let answer = verify(&shard, &VerifyOptions::default()).await;
+        matches!(answer, Err(Error::ShardNotFound { .. }))
+    };
+    for name in ["manifest", "wal", "checkpoints"] {
+        std::fs::create_dir_all(on_disk(shard.root().clone().join(name))).unwrap();
+        assert!(missing().await, "{name}");
+    }
+    let manifest = on_disk(shard.manifest_path(ManifestVersion::new(1)));
+    std::fs::write(format!("{}#1", manifest.display()), "half").unwrap();
+    assert!(missing().await);
+    std::fs::write(on_disk(shard.entry_path(Position::new(1))), "an object").unwrap();
+    assert!(verify(&shard, &VerifyOptions::default()).await.unwrap().is_damaged());
+}
+
 #[tokio::test(start_paused = true)]
 async fn foreign_names_are_found() {
     let entry = format!("{:064b}.arrow", 9u64.reverse_bits());
@@ -210,6 +233,57 @@ async fn pruning_leaves_a_healthy_shard_also_where_a_version_came_back() {
     bucket.write(&bucket.manifest_path(1), first).await;
     only(&bucket, FORGOTTEN_MANIFEST, &bucket.manifest_path(1)).await;
     assert!(!report(&bucket).await.is_damaged());
+}
+
+/// Manifests 30 to 46, the older ones pruned, and what a committer that stalled on 28 makes at 29. The one that did not
+/// stall claimed epoch 3 there.
+async fn pruned_to_30() -> (Bucket, bytes::Bytes) {
+    let (bucket, _) = two_tenures().await;
+    let next = async |commit_id: u128, writer_id: Option<u128>| {
+        let mut next = bucket.manifest().await;
+        next.version = ManifestVersion::new(next.version.get() + 1);
+        let extension = next.extension.as_mut().unwrap();
+        extension.parent_commit_id = std::mem::replace(&mut extension.commit_id, Uuid::from_u128(commit_id));
+        if let Some(writer_id) = writer_id {
+            extension.writer_id = Uuid::from_u128(writer_id);
+            next.writer_epoch = Epoch::new(3);
+        }
+        (bucket.manifest_path(next.version.get()), bytes::Bytes::from(raw::encode_manifest(&next)))
+    };
+    for version in 7..=28 {
+        let (path, bytes) = next(version, None).await;
+        bucket.write(&path, bytes).await;
+    }
+    let (_, forgotten) = next(1_000, Some(1_000)).await;
+    for version in 29..=46 {
+        let (path, bytes) = next(version, Some(29)).await;
+        bucket.write(&path, bytes).await;
+    }
+    bucket.prune_below(30).await;
+    settle().await;
+    assert_eq!(found(&bucket).await, []);
+    (bucket, forgotten)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_came_back_right_below_the_history_is_none_of_it() {
+    let (bucket, forgotten) = pruned_to_30().await;
+    bucket.write(&bucket.manifest_path(29), forgotten).await;
+    only(&bucket, FORGOTTEN_MANIFEST, &bucket.manifest_path(29)).await;
+    // Nor does its claim count.
+    let owner = |entry: &mut WalEntry| {
+        (entry.writer_epoch, entry.writer_id) = (Epoch::new(3), Some(Uuid::from_u128(29)));
+    };
+    put_changed(&bucket, 8, 9, owner).await;
+    only(&bucket, FORGOTTEN_MANIFEST, &bucket.manifest_path(29)).await;
+    // In the middle it is damage, and so it is if the next version is the younger one.
+    let (bucket, _) = pruned_to_30().await;
+    edit(&bucket, 31, |m| m.extension.as_mut().unwrap().commit_id = Uuid::from_u128(7)).await;
+    assert!(found(&bucket).await.contains(&(LINEAGE_BROKEN.name, bucket.manifest_path(32).to_string())));
+    let (bucket, forgotten) = pruned_to_30().await;
+    bucket.write(&bucket.manifest_path(29), forgotten).await;
+    edit(&bucket, 30, |_| ()).await;
+    assert!(found(&bucket).await.contains(&(LINEAGE_BROKEN.name, bucket.manifest_path(30).to_string())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -563,6 +637,30 @@ async fn a_writer_that_goes_on_while_it_is_verified_is_not_damaged() {
             let report = verifying.await.unwrap().unwrap();
             assert!(!report.is_damaged(), "{op:?} {part} {nth}: {:?}", report.findings);
         }
+    }
+}
+
+/// The pages of a LIST are of different moments and not in the order of the positions, so that late entries may be in it
+/// and earlier ones not.
+#[tokio::test(start_paused = true)]
+async fn what_a_list_left_out_is_asked_for_before_it_is_called_missing() {
+    // Behind what the manifest knows, and up to there, more than are named in a report.
+    for last_seen in [8, 1_200] {
+        let bucket = damaged_from().await;
+        bucket.copy_entry(8, 1_201).await;
+        edit(&bucket, 6, |m| m.last_seen = Position::new(last_seen)).await;
+        let process = bucket.patient();
+        let gate = process.faults.on(Op::Get).path_contains("/wal/").nth(1).stall();
+        let shard = process.shard.clone();
+        let verifying = tokio::spawn(async move { verify(&shard, &VerifyOptions::default()).await });
+        gate.reached().await;
+        for position in 9..=1_200 {
+            bucket.copy_entry(8, position).await;
+        }
+        gate.release();
+        let report = verifying.await.unwrap().unwrap();
+        assert_eq!((report.findings, report.counts.tail.get()), (vec![], 1_201), "{last_seen}");
+        assert_eq!(process.requests(Op::List, "/wal"), 1, "one look was enough");
     }
 }
 
