@@ -201,7 +201,7 @@ async fn p4b_a_flush_after_a_conflict_passes_over_no_entry() {
         assert_eq!(flushed, ids(0..=12), "{kind:?}");
         assert_eq!(manifest.replay_after, tenure.acknowledged());
         drop(handle);
-        assert_eq!(replays(&bucket, 1).await, [ids(1..=0)], "{kind:?}");
+        assert_eq!(replays(&bucket, 1).await, [Vec::<i64>::new()], "{kind:?}");
     }
 }
 

@@ -220,8 +220,9 @@ async fn found(disk: &PowerLossDisk, id: ShardId) -> fencepost_wal::Result<BTree
 
 /// What is wrong with what the next boot finds; nothing, we hope.
 async fn judge(disk: &PowerLossDisk, id: ShardId, promises: &Shared) -> Result<(), String> {
+    let rows = found(disk, id).await;
     let promises = promises.lock().unwrap();
-    let rows = match found(disk, id).await {
+    let rows = match rows {
         Ok(rows) => rows,
         Err(Error::ShardNotFound { .. }) if promises.acknowledged.is_empty() => return Ok(()),
         Err(error) => return Err(format!("does not open: {error}")),

@@ -675,7 +675,7 @@ async fn damage_is_what_two_looks_agree_on() {
         report.findings
     };
     let info = Finding::new(DEAD_ENTRY, 1, "x");
-    assert_eq!(run(vec![vec![info.clone()]]).await, [info.clone()]);
+    assert_eq!(run(vec![vec![info.clone()]]).await, std::slice::from_ref(&info));
     assert_eq!(run(vec![vec![hole(1)], vec![hole(1)]]).await, [hole(1)]);
     assert_eq!(run(vec![vec![hole(1)], vec![info.clone()]]).await, [info]);
     assert_eq!(run(vec![vec![hole(1)], vec![hole(1), hole(2)], vec![hole(1)]]).await, [hole(1)]);

@@ -309,7 +309,7 @@ impl Wire {
             async move {
                 tokio::time::sleep(there).await;
                 let answer = request(process.faults.clone()).await;
-                let outcome = answer.as_ref().map_or_else(|e| short(e), |_| "ok".to_owned());
+                let outcome = answer.as_ref().map_or_else(short, |_| "ok".to_owned());
                 process.note(format_args!("{op:?} {:?}: {outcome}", Object::of(path.as_ref())));
                 process.world.look(&process.name).await;
                 answer

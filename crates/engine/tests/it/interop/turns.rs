@@ -13,7 +13,7 @@ use crate::support::{config, keys, rows, small};
 /// Who writes.
 enum Owner {
     Fencepost(Box<ShardWriter>),
-    Lance(LanceWriter),
+    Lance(Box<LanceWriter>),
 }
 
 impl Owner {
@@ -107,7 +107,7 @@ impl Table {
     }
 
     async fn hand_to_lance(&mut self) -> Owner {
-        let next = Owner::Lance(self.place.theirs().await);
+        let next = Owner::Lance(Box::new(self.place.theirs().await));
         std::mem::replace(&mut self.owner, next)
     }
 }
@@ -223,7 +223,7 @@ async fn reopened(table: Table, by_lance: bool) -> Table {
     let Table { place, model, owner } = table;
     owner.close().await;
     let owner = match by_lance {
-        true => Owner::Lance(place.theirs().await),
+        true => Owner::Lance(Box::new(place.theirs().await)),
         false => Owner::Fencepost(Box::new(place.ours(config()).await)),
     };
     Table { place, model, owner }
