@@ -324,9 +324,9 @@ pub(super) fn hinted(hint: &[u8]) -> Option<u64> {
 /// folders of the log and the manifests, with nothing or a half-made file in them; no reader takes that for a shard.
 pub(super) fn is_there(look: &Look) -> bool {
     let is_sstable = |folder: &String| !matches!(folder.as_str(), "wal" | "manifest" | "checkpoints");
-    !(look.entries.is_empty() && look.manifests.is_empty() && look.checkpoints.is_empty() && look.hint.is_none())
-        || !(look.foreign.is_empty() && look.loose.is_empty())
-        || look.folders.iter().any(is_sstable)
+    let has_log = !look.entries.is_empty() || !look.manifests.is_empty() || !look.checkpoints.is_empty();
+    let has_others = look.hint.is_some() || !look.foreign.is_empty() || !look.loose.is_empty();
+    has_log || has_others || look.folders.iter().any(is_sstable)
 }
 
 /// The folder of a shard's SSTable.
