@@ -236,7 +236,12 @@ pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: Manife
     if id != Some(*shard.as_uuid()) {
         return Err(corrupt("it is the manifest of another shard, or was cut short".into()));
     }
-    let sstables = message.sstables.iter().map(|s| decode_sstable(s)).collect::<Result<_, _>>().map_err(corrupt)?;
+    let sstables: Vec<SsTable> =
+        message.sstables.iter().map(|s| decode_sstable(s)).collect::<Result<_, _>>().map_err(corrupt)?;
+    let nameless = |sstable: &SsTable| sstable.path.is_empty();
+    if sstables.iter().any(nameless) || message.shard_field_entries.iter().any(|e| e.field_id.is_empty()) {
+        return Err(corrupt("it lists an SSTable or a sharding field without a name".into()));
+    }
     let extension = match &message.fencepost {
         Some(body) => {
             let (extension, checksum) = decode_extension(body).map_err(corrupt)?;
