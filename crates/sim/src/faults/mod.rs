@@ -71,6 +71,9 @@ pub enum Fault {
     LostAckAsExists,
     /// The operation is carried out; the answer is a timeout.
     LostAck,
+    /// The write lands; the answer is a refusal. The client library lost the first answer, and its second attempt met
+    /// credentials that had expired meanwhile.
+    LostAckAsRefusal,
     /// Nothing lands; the answer is `AlreadyExists`: S3's 409, as `object_store` reports it.
     Conflict409,
     /// Nothing is carried out; the answer is a transient error.
@@ -96,7 +99,7 @@ impl Fault {
         match self {
             Self::LostAckAsExists | Self::Conflict409 => op.may_exist(),
             Self::LateLanding | Self::InFlight | Self::Torn(_) => op.is_put(),
-            Self::LostAck | Self::Fail | Self::Swallow | Self::Delay(_) => true,
+            Self::LostAck | Self::LostAckAsRefusal | Self::Fail | Self::Swallow | Self::Delay(_) => true,
         }
     }
 }

@@ -279,6 +279,10 @@ impl Call {
                     let _ = self.applied(send.await);
                     Err(self.broken(*fault))
                 }
+                Fault::LostAckAsRefusal => match self.applied(send.await) {
+                    Ok(_) => Err(self.refused(*fault)),
+                    Err(error) => Err(error),
+                },
                 Fault::Conflict409 => Err(self.already_exists(*fault)),
                 // A late PUT is on the wire already, its sender hears nothing.
                 Fault::Fail | Fault::LateLanding | Fault::InFlight => Err(self.broken(*fault)),
@@ -311,6 +315,10 @@ impl Call {
 
     fn injected(&self, fault: Fault) -> Box<InjectedFault> {
         Box::new(InjectedFault { fault, path: self.path.to_string() })
+    }
+
+    fn refused(&self, fault: Fault) -> Error {
+        Error::PermissionDenied { path: self.path.to_string(), source: self.injected(fault) }
     }
 
     fn already_exists(&self, fault: Fault) -> Error {

@@ -261,9 +261,12 @@ impl ManifestStore {
                     error
                 }
                 Err(error) if may_have_landed => return Err(self.unknown(manifest.version, error)),
-                // The client library may have sent it before, and be refused at its second attempt only.
+                // I2: the client library may have sent it before, and be refused at its second attempt only.
                 Err(error) => match self.read(manifest.version).await {
-                    Ok(Some(found)) if found.commit_id() == manifest.commit_id() => return Ok(Created::Ours),
+                    Ok(Some(found)) if found.commit_id() == manifest.commit_id() => {
+                        let settled = store.settle(&path).await;
+                        return settled.map(|()| Created::Ours).map_err(|e| self.unknown(manifest.version, e));
+                    }
                     _ => return Err(put_failed(&path, error)),
                 },
             };

@@ -238,7 +238,7 @@ async fn schedule_07_a_commit_under_a_pruned_name_is_not_believed() {
 
 #[tokio::test(start_paused = true)]
 async fn schedule_08_a_commit_whose_answer_was_lost_is_not_applied_twice() {
-    for fault in [Fault::LostAckAsExists, Fault::LostAck] {
+    for fault in [Fault::LostAckAsExists, Fault::LostAck, Fault::LostAckAsRefusal] {
         let bucket = bucket().await;
         let process = bucket.process();
         let mut w1 = process.appender().await;
