@@ -74,8 +74,10 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let manifests = ManifestStore::new(shard.clone());
     let claim = claim(shard, &manifests).await?;
     let mut reading = Reading::new(shard, &claim, options);
-    reading.read_to_end().await?;
-    let stand = fence(shard, &claim, &mut reading, options.fence_width as u64).await?;
+    let stand = match read_and_fence(shard, &claim, &mut reading, options).await {
+        Ok(stand) => stand,
+        Err(error) => return Err(damage_or_fenced(&manifests, shard, &claim.identity, error).await),
+    };
     let record = record(shard, &manifests, &claim, &stand, &reading).await?;
 
     let replay_after = claim.held.manifest.replay_after;
@@ -83,6 +85,7 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let dropped_from = reading.dropped_from;
     let replay = Replay {
         shard: shard.clone(),
+        identity: claim.identity,
         rows_in_log: reading.rows_in_log,
         stamped_up_to: reading.stamped_up_to,
         kept,
@@ -95,6 +98,37 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     };
     let tenure = Tenure::recorded(shard.clone(), claim.identity, stand.last, reading.liveness, record);
     Ok(Opened { tenure, replay })
+}
+
+async fn read_and_fence(
+    shard: &Shard,
+    claim: &Claim,
+    reading: &mut Reading<'_>,
+    options: &OpenOptions,
+) -> Result<Stand> {
+    reading.read_to_end().await?;
+    fence(shard, claim, reading, options.fence_width as u64).await
+}
+
+/// What a claimant is told that met damage (schedule 44). Step 1 keeps older writers from moving R, not newer ones: if
+/// another claim has replaced this one, what it misses may have been flushed and collected, and what stands there may be a
+/// zombie's. Damage is believed only if the claim still counts in a manifest that was read later (section 3: a
+/// certain one); nobody could have collected anything above this claim's R until then.
+async fn damage_or_fenced(manifests: &ManifestStore, shard: &Shard, claim: &WriterIdentity, error: Error) -> Error {
+    if !matches!(error, Error::LogHole { .. } | Error::Stranded { .. } | Error::Corrupt { .. }) {
+        return error;
+    }
+    match manifests.latest_certain().await {
+        Ok(Some(latest)) if !latest.is_owned_by(claim) => Error::Fenced {
+            shard: shard.id(),
+            epoch: claim.epoch,
+            by: latest.writer_epoch,
+            outcome: Outcome::NotWritten,
+        },
+        Ok(_) => error,
+        // Whether it is damage cannot be told.
+        Err(unreadable) => unreadable,
+    }
 }
 
 fn before(position: Position) -> Position {
@@ -353,6 +387,7 @@ async fn record(
 #[derive(Debug)]
 pub struct Replay {
     shard: Shard,
+    identity: WriterIdentity,
     rows_in_log: u64,
     kept: VecDeque<WalEntry>,
     again: Option<(Prefetch, Liveness)>,
@@ -381,8 +416,19 @@ impl Replay {
     /// The next live entry with rows; `None` at the end. What did not fit into the memory budget is read again.
     ///
     /// # Errors
-    /// [`Error::LogHole`] if an entry vanished since it was first read.
+    /// [`Error::LogHole`] if an entry vanished since it was first read; [`Error::Fenced`] if that is because another claim
+    /// owns the shard by now.
     pub async fn next(&mut self) -> Result<Option<WalEntry>> {
+        match self.next_live().await {
+            Err(error) => {
+                let manifests = ManifestStore::new(self.shard.clone());
+                Err(damage_or_fenced(&manifests, &self.shard, &self.identity, error).await)
+            }
+            entry => entry,
+        }
+    }
+
+    async fn next_live(&mut self) -> Result<Option<WalEntry>> {
         loop {
             let entry = match self.kept.pop_front() {
                 Some(entry) => entry,

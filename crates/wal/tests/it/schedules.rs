@@ -676,6 +676,48 @@ async fn schedule_33_forty_entries_between_two_looks_are_no_hole() {
     assert!(stalls >= 6, "{stalls}");
 }
 
+/// Wherever a claimant stalls while it reads the log: that it was replaced, and that its successor's entries were
+/// collected, is no damage.
+#[tokio::test(start_paused = true)]
+async fn schedule_44_what_was_collected_under_a_replaced_claimant_is_no_damage() {
+    let mut fenced = 0;
+    for (op, path) in [(Op::List, "/wal"), (Op::Get, "/wal/")] {
+        for answer_held_back in [false, true] {
+            for nth in [1, 2, 20] {
+                let bucket = bucket().await;
+                let mut w1 = bucket.process().appender().await;
+                for id in 0..60 {
+                    append(&mut w1, [id]).await.unwrap();
+                }
+                let process = bucket.patient();
+                let rule = process.faults.on(op).path_contains(path).nth(nth);
+                let gate = if answer_held_back { rule.stall_after() } else { rule.stall() };
+                let opening = tokio::spawn({
+                    let process = process.clone();
+                    async move {
+                        let options = OpenOptions { prefetch: 1, ..OpenOptions::default() };
+                        WalAppender::open(&process.shard, &options).await.map(|_| ())
+                    }
+                });
+                settle().await;
+                if gate.arrivals() == 0 {
+                    opening.await.unwrap().unwrap();
+                    continue; // It does not look that often.
+                }
+                let mut w3 = bucket.process().appender().await;
+                let last = append(&mut w3, [60]).await.unwrap();
+                w3.truncate(last).await.unwrap();
+                bucket.collect_garbage().await;
+                gate.release();
+                let error = opening.await.unwrap().unwrap_err();
+                assert!(matches!(error, Error::Fenced { .. }), "{op:?} {nth}: {error}");
+                fenced += 1;
+            }
+        }
+    }
+    assert!(fenced >= 6, "{fenced}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn schedule_24_a_follower_does_not_read_a_zombie_in_a_hole_that_gc_made() {
     use fencepost_wal::WalTailer;
