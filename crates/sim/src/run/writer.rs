@@ -71,6 +71,7 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
     let world = &process.world;
     let impossible = match error {
         Error::Corrupt { .. }
+        | Error::LogHole { .. }
         | Error::Stranded { .. }
         | Error::Unadopted { .. }
         | Error::ShardNotFound { .. }
@@ -78,8 +79,6 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
         | Error::InvalidArgument(_)
         | Error::TooLarge { .. }
         | Error::Overflow { .. } => true,
-        // Below R it may have been collected: the reader was replaced meanwhile.
-        Error::LogHole { position, .. } => position.get() > world.state().oracle.replay_after(),
         Error::Poisoned { reason, .. } => {
             reason.contains("beyond the reach")
                 || reason.contains("of this very writer with other rows")
