@@ -7,7 +7,6 @@ use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::entry::encode_rows;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Position};
-use crate::liveness::MAX_IN_FLIGHT;
 use crate::manifest::{Fence, ShardManifest};
 use crate::shard::Shard;
 use crate::slot::{Placed, Rival, Unplaced, place};
@@ -125,7 +124,7 @@ pub(crate) fn resolve(tenure: &Tenure, position: Position, placed: Result<Placed
             format!("an entry that another engine wrote with epoch {} stands at {position}", entry.writer_epoch),
             Outcome::NotWritten,
         )),
-        Rival::Straggler if in_serial_zone(tenure, position) => {
+        Rival::Straggler if tenure.in_serial_zone(position) => {
             tenure.pass_over(Fence { position, epoch: entry.writer_epoch });
             Ok(false)
         }
@@ -138,9 +137,4 @@ pub(crate) fn resolve(tenure: &Tenure, position: Position, placed: Result<Placed
             Outcome::NotWritten,
         )),
     }
-}
-
-/// Within reach of a dead predecessor's stragglers only one PUT runs at a time.
-pub(crate) fn in_serial_zone(tenure: &Tenure, position: Position) -> bool {
-    position.get().saturating_sub(tenure.sentinel().get()) <= MAX_IN_FLIGHT
 }

@@ -76,8 +76,16 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     let mut reading = Reading::new(shard, &claim, options);
     let stand = match read_and_fence(shard, &claim, &mut reading, options).await {
         Ok(stand) => stand,
-        Err(error) => return Err(damage_or_fenced(&manifests, shard, &claim.identity, error).await),
+        Err(error) => {
+            if is_on(Mutant::CloseUnrecorded) {
+                let _ = manifests.commit(None, |manifest| std::future::ready(claim.closed(shard, manifest))).await;
+            }
+            return Err(damage_or_fenced(&manifests, shard, &claim.identity, error).await);
+        }
     };
+    if is_on(Mutant::SentinelBeforeLineageCheck) {
+        manifests.lineage_holds(&claim.held.manifest).await?;
+    }
     let record = record(shard, &manifests, &claim, &stand, &reading).await?;
 
     let replay_after = claim.held.manifest.replay_after;
@@ -96,7 +104,9 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         current_generation: claim.held.manifest.current_generation,
         replay_after,
     };
-    let tenure = Tenure::recorded(shard.clone(), claim.identity, stand.last, reading.liveness, record);
+    let is_waived = claim.after_clean_close && is_on(Mutant::CloseWaivesZone);
+    let zone_from = Some(stand.zone_from).filter(|_| !is_waived);
+    let tenure = Tenure::recorded(shard.clone(), claim.identity, stand.last, zone_from, reading.liveness, record);
     Ok(Opened { tenure, replay })
 }
 
@@ -115,7 +125,8 @@ async fn read_and_fence(
 /// zombie's. Damage is believed only if the claim still counts in a manifest that was read later (section 3: a
 /// certain one); nobody could have collected anything above this claim's R until then.
 async fn damage_or_fenced(manifests: &ManifestStore, shard: &Shard, claim: &WriterIdentity, error: Error) -> Error {
-    if !matches!(error, Error::LogHole { .. } | Error::Stranded { .. } | Error::Corrupt { .. }) {
+    let is_damage = matches!(error, Error::LogHole { .. } | Error::Stranded { .. } | Error::Corrupt { .. });
+    if !is_damage || is_on(Mutant::DamageBelieved) {
         return error;
     }
     match manifests.latest_certain().await {
@@ -143,6 +154,17 @@ struct Claim {
     after_clean_close: bool,
 }
 
+impl Claim {
+    /// A manifest that says that this claim's tenure ended cleanly.
+    fn closed(&self, shard: &Shard, mut manifest: ShardManifest) -> Result<ShardManifest> {
+        if !manifest.is_owned_by(&self.identity) {
+            return Err(Error::Closed { shard: shard.id() });
+        }
+        manifest.extension.get_or_insert_with(Extension::default).closed_cleanly_epoch = self.identity.epoch;
+        Ok(manifest)
+    }
+}
+
 /// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
 async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
     let writer_id = shard.store().surroundings().fresh_id();
@@ -153,7 +175,8 @@ async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
             let mut next = inherit(shard, manifests, manifest).await?;
             refuse_closed(shard, &next)?;
             let extension = next.extension.get_or_insert_with(Extension::default);
-            let after_clean_close = extension.closed_cleanly_epoch == next.writer_epoch && next.writer_epoch.get() > 0;
+            let of_that_tenure = extension.closed_cleanly_epoch == next.writer_epoch || is_on(Mutant::CleanCloseOfAny);
+            let after_clean_close = of_that_tenure && extension.closed_cleanly_epoch.get() > 0;
             *clean.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = after_clean_close;
             extension.writer_id = writer_id;
             next.writer_epoch = next.writer_epoch.next()?;

@@ -43,11 +43,15 @@ mutants! {
     CollectorLooksOnce, "collector-looks-once", "A collector does not look a second time at which manifest is the newest (schedule 28)";
     PruneInAnyOrder, "prune-in-any-order", "Manifests are pruned in any order";
     NoSentinel, "no-sentinel", "A claimant puts no sentinel (schedule 1)";
+    DamageBelieved, "damage-believed", "What looks like damage to a claimant is reported without a look at who owns the shard by then (schedule 44)";
+    SentinelNotRead, "sentinel-not-read", "What stands where a sentinel was meant to go is taken for our own";
+    SentinelBeforeLineageCheck, "sentinel-before-lineage-check", "The sentinel is sent before the claim's lineage is checked (schedule 27)";
     NoRecordStep, "no-record-step", "A claimant appends without recording its takeover (schedule 2)";
     RecordWithoutCheck, "record-without-check", "The record is committed although another claim owns the shard (schedule 2)";
     OnlyOwnSentinelRecorded, "only-own-sentinel", "A claimant records its own sentinel only (schedule 13)";
     OnlySentinelsRecorded, "only-sentinels", "A claimant records sentinels only, no dead entries (schedule 14)";
     OnlyLastOfRangeRecorded, "only-last-of-range", "Of several sentinels side by side, only the last is recorded";
+    ZoneFromStartOfRange, "zone-from-first", "The serial zone is counted from the first of several positions that sentinels were meant for";
     PassedDeadNotRecorded, "passed-dead-not-recorded", "Dead positions that a tenure passed over do not go into fences";
     WindowByCount, "window-by-count", "The window bounds how many PUTs are in flight, not how far they reach (schedule 15)";
     AcknowledgeOutOfOrder, "acknowledge-out-of-order", "An entry is acknowledged when it has landed, whatever is missing before it (schedule 5)";
@@ -62,9 +66,17 @@ mutants! {
     ReplayAfterAheadOfLog, "r-ahead-of-log", "R may rise to a position whose entry is not acknowledged (schedule 11)";
     NoFenceRetention, "no-fence-retention", "Collection does not keep fences (schedule 1)";
     CloseMovesReplayAfter, "close-moves-r", "A clean close moves R to the tail (schedule 22)";
+    CloseUnrecorded, "close-unrecorded", "A claimant whose sentinel fails closes cleanly, unrecorded";
+    CleanCloseOfAny, "clean-close-of-any", "A claimant takes the clean close of any tenure for that of the one before it";
+    CloseWithPutsInFlight, "close-with-puts-in-flight", "A clean close does not wait for what is in flight";
+    AppendAfterClose, "append-after-close", "A handle appends after its clean close";
+    CloseWaivesZone, "close-waives-zone", "After a clean close there is no serial zone";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "A checkpoint is listed by a manifest that derives from a later one than it pins";
+    PinnedEntriesCollected, "pinned-entries-collected", "Entries that a checkpoint pins are collected";
+    CheckpointObjectEarly, "checkpoint-object-early", "An unlisted checkpoint object goes although it may still be listed";
     RefreshWithoutLook, "refresh-without-look", "Refreshing lists a checkpoint again that has been taken off (schedule 26)";
     ExpiryWithoutLook, "expiry-without-look", "Expiry takes off a checkpoint that was refreshed meanwhile (schedule 26)";
+    ExpiryDeletesFirst, "expiry-deletes-first", "An expired checkpoint's object is deleted before the commit that takes it off (schedule 26)";
 }
 
 #[cfg(feature = "mutants")]

@@ -29,6 +29,13 @@ impl Default for FollowOptions {
 /// Most GETs that a tailer runs at once; it starts with one and doubles while it finds entries.
 const MAX_PREFETCH: usize = 64;
 
+/// Whether a manifest may be one that came back while the machine was suspended, so that no clock told (section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Once,
+    Twice,
+}
+
 /// Reads a shard's log in order, from R on.
 #[derive(Debug)]
 pub struct WalTailer {
@@ -106,7 +113,8 @@ impl WalTailer {
             let next = state.next;
             state.width = 1;
             state.ahead = Prefetch::new(self.shard.clone(), next, None, 1);
-            let last_seen = self.check_not_behind(next).await?;
+            // An old manifest makes this an end for one more look.
+            let last_seen = self.check_not_behind(next, Look::Once).await?;
             if last_seen < next {
                 return Ok(None);
             }
@@ -117,7 +125,7 @@ impl WalTailer {
             state.met = state.ahead.next().await?;
             if state.met.is_none() {
                 // Still above R, so nobody may have deleted it.
-                self.check_not_behind(next).await?;
+                self.check_not_behind(next, Look::Twice).await?;
                 return Err(Error::LogHole {
                     shard: self.shard.id(),
                     position: next,
@@ -133,7 +141,8 @@ impl WalTailer {
         let kind = liveness.meet(entry);
         if kind != EntryKind::Rows {
             let position = entry.position;
-            self.check_not_behind(position).await?;
+            // What is passed over because of an old manifest would never be returned (schedule 45).
+            self.check_not_behind(position, Look::Twice).await?;
         }
         let Some(state) = &mut self.state else {
             return Ok(None);
@@ -179,11 +188,14 @@ impl WalTailer {
     /// Protocol section 6: a position without live rows is believed only after a manifest, read later than the
     /// position, still has R below it (schedule 24).
     /// Returns a position up to which everything had landed by then.
-    async fn check_not_behind(&self, position: Position) -> Result<Position> {
+    async fn check_not_behind(&self, position: Position, look: Look) -> Result<Position> {
         if is_on(Mutant::FollowerBelievesOldManifest) {
             return Ok(Position::ZERO);
         }
-        let manifest = self.manifests.latest_existing().await?;
+        let manifest = match look {
+            Look::Once => self.manifests.latest_existing().await?,
+            Look::Twice => self.manifests.latest_seen_twice().await?.ok_or_else(|| self.manifests.not_found())?,
+        };
         match manifest.replay_after >= position {
             true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),
             false => Ok(manifest.landed_up_to()),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
-use crate::liveness::Liveness;
+use crate::liveness::{Liveness, MAX_IN_FLIGHT};
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, SsTable};
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
@@ -26,6 +26,8 @@ struct Shared {
     manifests: ManifestStore,
     identity: WriterIdentity,
     sentinel: Position,
+    /// What the serial zone is counted from (section 5); only a mutant has none.
+    zone_from: Option<Position>,
     liveness: Liveness,
     state: Mutex<State>,
     /// Turns true when the tenure stops.
@@ -47,6 +49,7 @@ impl Tenure {
         shard: Shard,
         identity: WriterIdentity,
         sentinel: Position,
+        zone_from: Option<Position>,
         liveness: Liveness,
         record: HeldManifest,
     ) -> Self {
@@ -54,7 +57,7 @@ impl Tenure {
         let state = Mutex::new(State { acknowledged: sentinel, passed_over: Vec::new(), stopped: None });
         let committing = tokio::sync::Mutex::new(record);
         let stopped = watch::Sender::new(false);
-        let shared = Shared { shard, manifests, identity, sentinel, liveness, state, stopped, committing };
+        let shared = Shared { shard, manifests, identity, sentinel, zone_from, liveness, state, stopped, committing };
         Self { shared: Arc::new(shared) }
     }
 
@@ -76,6 +79,11 @@ impl Tenure {
     /// to. Its entries come after it.
     pub fn sentinel(&self) -> Position {
         self.shared.sentinel
+    }
+
+    /// Whether a dead predecessor's stragglers may stand at this position, so that only one PUT runs at a time.
+    pub(crate) fn in_serial_zone(&self, position: Position) -> bool {
+        self.shared.zone_from.is_some_and(|from| position.get().saturating_sub(from.get()) <= MAX_IN_FLIGHT)
     }
 
     /// The highest position up to which everything of this tenure is acknowledged.
@@ -236,6 +244,13 @@ impl Tenure {
     /// The error that stopped the tenure before; [`Error::Fenced`]; [`Error::CommitUnknown`].
     pub(crate) async fn close(&self) -> Result<()> {
         self.check()?;
+        let closed = self.commit_close().await;
+        self.stop(Error::Closed { shard: self.shared.shard.id() });
+        closed
+    }
+
+    /// Records that the tenure ended cleanly.
+    pub(crate) async fn commit_close(&self) -> Result<()> {
         let epoch = self.epoch();
         let closed = self
             .commit("close", |manifest| {
@@ -247,7 +262,6 @@ impl Tenure {
                 Ok(())
             })
             .await;
-        self.stop(Error::Closed { shard: self.shared.shard.id() });
         closed.map(|_| ())
     }
 

@@ -16,6 +16,19 @@ pub(crate) enum Kind {
     WalOnly,
 }
 
+/// What an adversary aims at, who knows what is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plot {
+    /// Versions that were pruned come back while somebody reads or writes just there.
+    ForgottenManifests,
+    /// What a dead writer has on the wire lands in front of its successor's entries.
+    Stragglers,
+    /// An entry's PUT is held back until its position was collected, between takeovers that follow on clean closes.
+    Closes,
+    /// A commit of a checkpoint's keeper is held back until a collector has begun to act on the expiry.
+    Lifetimes,
+}
+
 /// Requests that stalls and deaths are drawn for apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
@@ -73,11 +86,14 @@ pub(crate) struct Stalls {
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
     pub(crate) kind: Kind,
+    pub(crate) plot: Option<Plot>,
     pub(crate) writers: u64,
     pub(crate) collectors: u64,
     pub(crate) followers: u64,
     /// Processes that make checkpoints.
     pub(crate) keepers: u64,
+    /// What one of them does in a run.
+    pub(crate) keeper_actions: u32,
     /// Of a collector to merge a generation into the base first.
     pub(crate) merge: f64,
     /// Sentinels that a claim begins with.
@@ -88,8 +104,16 @@ pub(crate) struct Habits {
     pub(crate) stalls: Stalls,
     pub(crate) lengths: Lengths,
     pub(crate) max_in_flight: usize,
+    /// Milliseconds from the end of a process to the next in its place.
+    pub(crate) restart: (u64, u64),
+    /// Of a claim's manifest to be held back by the adversary.
+    pub(crate) held_claims: f64,
     /// Of a pause between two rounds to last hours or days.
     pub(crate) long_pause: f64,
+    /// Of an append after a close.
+    pub(crate) late_append: f64,
+    /// Of a writer with a queue to close as soon as it has taken over.
+    pub(crate) brief: f64,
     /// Of a life to end after a round: closed, dropped.
     pub(crate) leave: f64,
     pub(crate) flush: f64,
@@ -105,6 +129,113 @@ pub(crate) struct Habits {
 
 impl Habits {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let swarm = Self::swarm(rng);
+        match rng.below(20) {
+            0..4 => swarm.forgotten_manifests(rng),
+            4..9 => swarm.stragglers(rng),
+            9..11 => swarm.closes(rng),
+            11 => swarm.lifetimes(),
+            _ => swarm,
+        }
+    }
+
+    /// Few writers, so that a tenure lasts while others commit many versions, and days go by.
+    fn forgotten_manifests(self, rng: &mut Rng) -> Self {
+        Self {
+            plot: Some(Plot::ForgottenManifests),
+            kind: Kind::MemTable,
+            writers: *rng.pick(&[1, 2, 2, 2, 3]).unwrap_or(&2),
+            collectors: 2,
+            keepers: 2 + rng.below(2),
+            keeper_actions: 150,
+            followers: 0,
+            rounds: 40,
+            burst: 1 + rng.below(3),
+            faults: Faults::default(),
+            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
+            held_claims: *rng.pick(&[0.1, 0.9]).unwrap_or(&0.1),
+            // Held manifests are too old then to be derived from.
+            long_pause: *rng.pick(&[0.2, 0.7]).unwrap_or(&0.2),
+            leave: 0.05,
+            flush: *rng.pick(&[0.1, 0.7, 0.7]).unwrap_or(&0.7),
+            min_age: Duration::ZERO,
+            ..self
+        }
+    }
+
+    /// Long tenures of a wide window, which end with much on the wire.
+    fn stragglers(self, rng: &mut Rng) -> Self {
+        let (max_in_flight, brief) = *rng.pick(&[(4, 0.1), (8, 0.5), (32, 0.1)]).unwrap_or(&(4, 0.1));
+        Self {
+            plot: Some(Plot::Stragglers),
+            writers: 2,
+            collectors: 1 + rng.below(2),
+            keepers: 0,
+            followers: 1 + rng.below(2),
+            rounds: 40,
+            burst: 40,
+            restart: (10_000, 2_000_000),
+            faults: Faults::default(),
+            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
+            max_in_flight,
+            long_pause: 0.005,
+            brief,
+            leave: 0.02,
+            flush: 0.7,
+            latency: (40, 400),
+            min_age: Duration::ZERO,
+            plain: 0.0,
+            fence_width: 1,
+            ..self
+        }
+    }
+
+    /// Short tenures, most of which end cleanly, and claims that fail half way.
+    fn closes(self, rng: &mut Rng) -> Self {
+        Self {
+            plot: Some(Plot::Closes),
+            writers: 3,
+            collectors: 1,
+            keepers: 0,
+            rounds: 60,
+            burst: 1 + rng.below(6),
+            faults: Faults { unavailable: *rng.pick(&[0.0, 0.02, 0.2]).unwrap_or(&0.0), ..Faults::default() },
+            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
+            restart: (1, 100_000),
+            long_pause: 0.02,
+            brief: 0.2,
+            late_append: 0.6,
+            leave: 0.3,
+            flush: 0.7,
+            partial: 0.0,
+            min_age: Duration::ZERO,
+            plain: 0.0,
+            fence_width: 1,
+            ..self
+        }
+    }
+
+    /// Little happens but checkpoints, so that an expiry is often the next commit.
+    fn lifetimes(self) -> Self {
+        Self {
+            plot: Some(Plot::Lifetimes),
+            writers: 1,
+            collectors: 1,
+            keepers: 1,
+            keeper_actions: 100,
+            followers: 0,
+            rounds: 40,
+            burst: 2,
+            faults: Faults::default(),
+            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
+            long_pause: 0.5,
+            merge: 0.0,
+            min_age: Duration::ZERO,
+            ..self
+        }
+    }
+
+    fn swarm(rng: &mut Rng) -> Self {
         // Mostly a few faults, each of them often.
         let scale = *rng.pick(&[0.0, 0.3, 1.0, 1.0]).unwrap_or(&1.0);
         let mut fault = |most: f64| if rng.chance(0.45) { scale * most * rng.unit() } else { 0.0 };
@@ -153,10 +284,12 @@ impl Habits {
         let wide = [1, 2, 4, 32].split_at(if stragglers { 2 } else { 0 }).1;
         Self {
             kind: if rng.chance(0.75) { Kind::MemTable } else { Kind::WalOnly },
+            plot: None,
             writers: 1 + rng.below(4),
             collectors: u64::from(rng.chance(0.85)) + u64::from(rng.chance(0.25)),
             followers: rng.below(3),
             keepers: u64::from(rng.chance(0.4)),
+            keeper_actions: 20,
             merge: *rng.pick(&[0.0, 0.2, 0.8]).unwrap_or(&0.2),
             fence_width: *rng.pick(&[1, 1, 1, 2, 8]).unwrap_or(&1),
             rounds,
@@ -164,6 +297,10 @@ impl Habits {
             stalls,
             lengths,
             max_in_flight: *rng.pick(wide).unwrap_or(&4),
+            restart: (1, 2000),
+            brief: 0.02,
+            late_append: 0.1,
+            held_claims: 0.0,
             long_pause: *rng.pick(&[0.0, 0.02, 0.1, 0.25]).unwrap_or(&0.0),
             leave: if stragglers { 0.2 } else { *rng.pick(&[0.0, 0.05, 0.2, 0.5]).unwrap_or(&0.0) },
             flush: *rng.pick(&[0.1, 0.3, 0.7]).unwrap_or(&0.3),

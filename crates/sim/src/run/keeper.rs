@@ -13,14 +13,13 @@ use super::world::Moment;
 use super::writer::judge_error;
 
 const HOUR_MS: u64 = 3_600_000;
-const MOST_ACTIONS: u32 = 20;
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Keeps checkpoints until the run ends.
 pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
     let world = &process.world;
     let mut made: Vec<Checkpoint> = Vec::new();
-    let mut left = MOST_ACTIONS;
+    let mut left = world.habits.keeper_actions;
     while world.rounds_left() > 0 {
         if left == 0 {
             world.wait_for(&Moment { at: Instant::now() + FOR_EVER, event: None }).await;
@@ -34,21 +33,25 @@ pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
             false => Some(Duration::from_millis(spread(dice, 100, 48 * HOUR_MS).as_millis() as u64)),
         });
         let which = process.roll(|dice| dice.below(made.len() as u64)) as usize;
+        process.set_refreshes(false);
         let error = match (process.roll(|dice| dice.below(4)), made.get(which).cloned()) {
             (0, Some(old)) => {
                 world.state().oracle.deletion_asked(old.id);
                 made.remove(which);
                 checkpoint::delete(shard, old.id).await.err()
             }
-            (1 | 2, Some(old)) => match checkpoint::refresh(shard, old.id, lifetime).await {
-                Ok(refreshed) => {
-                    world.count("checkpoints refreshed");
-                    let verdict = world.state().oracle.refreshed(&refreshed);
-                    world.judge(&process.name, verdict);
-                    None
+            (1 | 2, Some(old)) => {
+                process.set_refreshes(true);
+                match checkpoint::refresh(shard, old.id, lifetime).await {
+                    Ok(refreshed) => {
+                        world.count("checkpoints refreshed");
+                        let verdict = world.state().oracle.refreshed(&refreshed);
+                        world.judge(&process.name, verdict);
+                        None
+                    }
+                    Err(error) => Some(error),
                 }
-                Err(error) => Some(error),
-            },
+            }
             _ => {
                 let promised = world.state().oracle.rows_to_pin();
                 match checkpoint::create(shard, &CheckpointOptions { name: None, lifetime }).await {

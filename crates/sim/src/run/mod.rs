@@ -5,6 +5,7 @@
 //! workload, and an oracle that checks the protocol's invariants after every step. The log itself is the real one.
 //! The same seed gives the same run, to the last request.
 
+mod adversary;
 mod collector;
 mod coverage;
 mod follower;
@@ -30,7 +31,7 @@ use crate::rng::Rng;
 pub use coverage::Coverage;
 use habits::Habits;
 pub use oracle::{Invariant, Violation};
-use process::{Process, live};
+use process::{Process, Role, live};
 use world::World;
 
 /// After this much virtual time something waits for what never comes.
@@ -96,15 +97,6 @@ pub fn simulate_mutant(seed: u64, trace: bool, mutant: Mutant) -> Report {
     report
 }
 
-/// What a process is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Writer,
-    Collector,
-    Follower,
-    Keeper,
-}
-
 async fn run(world: &Arc<World>, rng: &mut Rng) {
     if let Err(e) = create_shard(world, rng).await {
         return world.fail("run", Invariant::Liveness, format!("the shard cannot be created: {e}"));
@@ -137,7 +129,7 @@ async fn run(world: &Arc<World>, rng: &mut Rng) {
 }
 
 fn quiet_shard(world: &Arc<World>, name: &str, dice: Rng) -> Result<(Arc<Process>, Shard), String> {
-    let process = Process::new(world, name.to_owned(), dice);
+    let process = Process::new(world, name.to_owned(), Role::Writer, true, dice);
     let shard = network::shard_of(&process).map_err(|e| e.to_string())?;
     Ok((process, shard))
 }
@@ -163,9 +155,10 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
             Role::Follower => 'f',
             Role::Keeper => 'k',
         };
-        let process = Process::new(&world, format!("{letter}{number}.{incarnation}"), dice.fork());
+        let is_steady = role != Role::Writer && number == 0;
+        let process = Process::new(&world, format!("{letter}{number}.{incarnation}"), role, is_steady, dice.fork());
         let Ok(shard) = network::shard_of(&process) else { return };
-        process.pause().await;
+        process.restart().await;
         let life = async {
             match role {
                 Role::Writer => {
@@ -191,6 +184,7 @@ async fn act(world: Arc<World>, role: Role, number: u64, mut dice: Rng) {
             }
         };
         live(&process, life).await;
+        process.is_gone();
     }
 }
 

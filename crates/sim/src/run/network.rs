@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
+use super::adversary::{self, Plan, Trap};
 use super::habits::{Faults, spread};
 use super::oracle::Invariant;
-use super::process::{Process, Virtual, draw_patience};
-use super::world::{Answer, Moment, ObjectKind, Request, World};
+use super::process::{Process, Virtual};
+use super::world::{Answer, Event, Moment, ObjectKind, Request, World};
 
 /// The shard of every run.
 pub(crate) fn shard_id() -> ShardId {
@@ -33,7 +34,7 @@ pub(crate) fn shard_id() -> ShardId {
 pub(crate) fn shard_of(process: &Arc<Process>) -> Result<Shard, url::ParseError> {
     let retry = process.roll(|dice| RetryPolicy {
         max_attempts: *dice.pick(&[2, 4, 8, 12]).unwrap_or(&8),
-        attempt_timeout: draw_patience(dice),
+        attempt_timeout: process.patience,
         ..RetryPolicy::default()
     });
     let network: Arc<dyn ObjectStore> = Arc::new(Network { process: Arc::clone(process) });
@@ -112,7 +113,35 @@ impl Network {
             process.die(&format!("before {request} {kind}"));
             process.pass().await;
         }
-        let fate = Fate::draw(process, &request);
+        let mut fate = Fate::draw(process, &request);
+        let (mut stall_after, mut arrival) = (None, None);
+        if let Some(plan) = adversary::plan(process, &request, &kind) {
+            let plot = plan.name();
+            match plan {
+                Plan::StallBefore(event, number, trap) => {
+                    if process.stall_until(format_args!("before {request} {kind}"), Process::moment_of(event, number)) {
+                        process.pass().await;
+                        process.world.count_if(event, number, plot);
+                    }
+                    drop(trap);
+                }
+                Plan::LoseAnswerAndStall(event, number, trap) => {
+                    (fate, stall_after) = (Fate::LostAck, Some((event, number, trap, plot)));
+                }
+                Plan::LandAt(event, number, trap) => {
+                    (fate, arrival) = (Fate::Late, Some(Arrival::plotted(event, number, Some(trap), plot)));
+                }
+                Plan::HangUntil(event, number, trap) => {
+                    (fate, arrival) = (Fate::Hang, Some(Arrival::plotted(event, number, trap, plot)));
+                }
+                Plan::Die => {
+                    process.world.count(plot);
+                    process.die(&format!("before {request} {kind}"));
+                    process.pass().await;
+                }
+            }
+        }
+        let _sent = Sent::new(process, &request, &kind);
         if fate != Fate::Fine {
             process.note(format_args!("{request} {kind}: {fate:?}"));
         }
@@ -133,18 +162,19 @@ impl Network {
                 Err(Error::AlreadyExists { path: path.to_string(), source: "409 Conflict".into() })
             }
             Fate::Late => {
-                self.land_late(path, request.clone());
+                let arrival = arrival.unwrap_or_else(|| Arrival::at(process.draw_moment(Some(&kind))));
+                self.land_late(path, request.clone(), arrival);
                 tokio::time::sleep(latency).await;
                 Err(broken("timeout"))
             }
             Fate::Hang => {
                 // It lands and is answered some time, unless it is given up before.
-                let moment = process.draw_moment(Some(&kind));
-                self.wire(path, request.clone(), moment).await.unwrap_or_else(|_| Err(broken("the run ended")))
+                let arrival = arrival.unwrap_or_else(|| Arrival::at(process.draw_moment(Some(&kind))));
+                self.wire(path, request.clone(), arrival).await.unwrap_or_else(|_| Err(broken("the run ended")))
             }
             Fate::Fine | Fate::Slow | Fate::LostAck | Fate::LostAckAsExists | Fate::Echo => {
-                let moment = Moment { at: Instant::now() + latency, event: None };
-                let answer = self.wire(path, request.clone(), moment);
+                let arrival = Arrival::at(Moment { at: Instant::now() + latency, event: None });
+                let answer = self.wire(path, request.clone(), arrival);
                 if process.chance(habits.faults.death / 2.0) {
                     process.die(&format!("with {request} {kind} on the wire"));
                     process.pass().await;
@@ -163,31 +193,45 @@ impl Network {
                         Err(Error::AlreadyExists { path: path.to_string(), source: "412 Precondition Failed".into() })
                     }
                     (Fate::Echo, answer) => {
-                        self.land_late(path, request.clone());
+                        self.land_late(path, request.clone(), Arrival::at(process.draw_moment(Some(&kind))));
                         answer
                     }
                     (_, answer) => answer,
                 }
             }
         };
-        if chance(&habits.stalls.after) {
-            process.stall(format_args!("after {request} {kind}"), Some(&kind));
+        match stall_after {
+            Some((event, number, trap, plot)) => {
+                if process.stall_until(format_args!("after {request} {kind}"), Process::moment_of(event, number)) {
+                    process.pass().await;
+                    process.world.count_if(event, number, plot);
+                }
+                drop(trap);
+            }
+            None if chance(&habits.stalls.after) => process.stall(format_args!("after {request} {kind}"), Some(&kind)),
+            None => {}
         }
         process.pass().await;
         answer
     }
 
     /// The request on its way; it arrives also if nobody waits for its answer any more.
-    fn wire(&self, path: &Path, request: Request, moment: Moment) -> oneshot::Receiver<Result<Answer>> {
+    fn wire(&self, path: &Path, request: Request, arrival: Arrival) -> oneshot::Receiver<Result<Answer>> {
         let (sender, answer) = oneshot::channel();
         let (process, path) = (Arc::clone(&self.process), path.clone());
         tokio::spawn(async move {
-            match moment.event {
-                None => tokio::time::sleep_until(moment.at).await,
-                Some(_) => process.world.wait_for(&moment).await,
+            let kind = ObjectKind::of(&path);
+            match arrival.moment.event {
+                None => tokio::time::sleep_until(arrival.moment.at).await,
+                Some(_) => process.world.wait_for(&arrival.moment).await,
             }
-            if sender.is_closed() && !process.abandoned_arrives(&ObjectKind::of(&path)).await {
-                return process.note(format_args!("{request} {} is lost", ObjectKind::of(&path)));
+            let is_plotted = arrival.plot.is_some();
+            arrival.comes(&process.world);
+            if sender.is_closed() && !is_plotted && !process.abandoned_arrives(&request, &kind).await {
+                return process.note(format_args!("{request} {kind} is lost"));
+            }
+            if let (Request::Create(_), ObjectKind::Entry(position)) = (&request, &kind) {
+                process.entry_answered(*position);
             }
             // Nobody waits any more: the process that sent it is gone.
             let _ = sender.send(process.world.arrive(&process.name, &path, &request));
@@ -196,11 +240,11 @@ impl Network {
     }
 
     /// The same request, landing at some later moment, under its own condition.
-    fn land_late(&self, path: &Path, request: Request) {
-        let moment = self.process.draw_moment(Some(&ObjectKind::of(path)));
+    fn land_late(&self, path: &Path, request: Request, arrival: Arrival) {
         let (process, path) = (Arc::clone(&self.process), path.clone());
         tokio::spawn(async move {
-            process.world.wait_for(&moment).await;
+            process.world.wait_for(&arrival.moment).await;
+            arrival.comes(&process.world);
             let world: &World = &process.world;
             process.note(format_args!("late:"));
             if world.arrive(&process.name, &path, &request).is_ok() {
@@ -210,6 +254,56 @@ impl Network {
                 }
             }
         });
+    }
+}
+
+/// When a request arrives at the store, and whose plot it is.
+struct Arrival {
+    moment: Moment,
+    trap: Option<Trap>,
+    plot: Option<&'static str>,
+}
+
+impl Arrival {
+    fn at(moment: Moment) -> Self {
+        Self { moment, trap: None, plot: None }
+    }
+
+    fn plotted(event: Event, number: u64, trap: Option<Trap>, plot: &'static str) -> Self {
+        Self { moment: Process::moment_of(event, number), trap, plot: Some(plot) }
+    }
+
+    /// Its moment has come.
+    fn comes(self, world: &World) {
+        drop(self.trap);
+        if let (Some(plot), Some((event, number))) = (self.plot, self.moment.event) {
+            world.count_if(event, number, plot);
+        }
+    }
+}
+
+/// An entry's PUT, from when it is sent to when it is answered. What a process that died had on the wire stays so.
+struct Sent {
+    process: Arc<Process>,
+    position: Option<u64>,
+}
+
+impl Sent {
+    fn new(process: &Arc<Process>, request: &Request, kind: &ObjectKind) -> Self {
+        let position = match (request, kind) {
+            (Request::Create(_), ObjectKind::Entry(position)) => Some(*position),
+            _ => None,
+        };
+        position.into_iter().for_each(|position| process.entry_sent(position));
+        Self { process: Arc::clone(process), position }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(position) = self.position.filter(|_| !self.process.is_dead()) {
+            self.process.entry_answered(position);
+        }
     }
 }
 

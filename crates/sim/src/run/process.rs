@@ -1,6 +1,7 @@
 //! A process of a run: it may stall at any instruction for any time, die, and have requests on the wire that land
 //! without it. It owns the dice of everything that happens to it; the objects are the world's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,8 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::habits::spread;
-use super::world::{Event, Moment, ObjectKind, World};
+use super::adversary::Trap;
+use super::habits::{Plot, spread};
+use super::world::{Event, Moment, ObjectKind, Request, World};
 use crate::lock;
 use crate::rng::Rng;
 
@@ -26,11 +28,29 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 /// Later stalls of a process are short, so that a run comes to an end.
 const MOST_LONG_STALLS: u32 = 4;
+/// The adversary has more.
+const MOST_PLOTTED_STALLS: u32 = 12;
+
+/// What a process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Writer,
+    Collector,
+    Follower,
+    Keeper,
+}
 
 /// One process, from its start to its death or the end of the run.
 pub(crate) struct Process {
     pub(crate) name: String,
+    pub(crate) role: Role,
     pub(crate) world: Arc<World>,
+    /// The plot of forgotten manifests leaves it alone, so that versions go on.
+    pub(crate) is_steady: bool,
+    /// A stall is that of a whole suspended machine, whose clock stands still as well.
+    pub(crate) sleeps_through_stalls: bool,
+    /// How long an attempt of a request may take.
+    pub(crate) patience: Duration,
     state: Mutex<State>,
     changed: Notify,
     /// Of the process itself: its stalls, its requests' fates, its ids.
@@ -39,10 +59,30 @@ pub(crate) struct Process {
 
 #[derive(Debug, Default)]
 struct State {
-    stalled: Option<Moment>,
+    stalled: Option<Stall>,
+    /// How often it has stalled.
+    stalls: u64,
     dead: bool,
     throttled_until: Option<Instant>,
     long_stalls: u32,
+    /// It refreshes a checkpoint at the moment.
+    refreshes: bool,
+    /// The epoch with which it took the shard over.
+    epoch: Option<u64>,
+    /// When it stood still, from when to when.
+    suspended: Vec<(Instant, Instant)>,
+    /// Positions of PUTs that were sent and have not arrived; of a dead process, when it died.
+    on_the_wire: BTreeSet<u64>,
+}
+
+/// The whole process stands still.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    /// Until then.
+    until: Moment,
+    since: Instant,
+    /// The how many-th of the process.
+    number: u64,
 }
 
 impl fmt::Debug for Process {
@@ -52,9 +92,13 @@ impl fmt::Debug for Process {
 }
 
 impl Process {
-    pub(crate) fn new(world: &Arc<World>, name: String, dice: Rng) -> Arc<Self> {
+    pub(crate) fn new(world: &Arc<World>, name: String, role: Role, is_steady: bool, mut dice: Rng) -> Arc<Self> {
         Arc::new(Self {
             name,
+            role,
+            is_steady,
+            sleeps_through_stalls: dice.chance(0.5),
+            patience: draw_patience(&mut dice),
             world: Arc::clone(world),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -105,12 +149,77 @@ impl Process {
             true => self.draw_moment(at),
             false => Moment { at: Instant::now() + self.roll(|dice| spread(dice, 1, 20 * SECOND)), event: None },
         };
-        if moment.event.is_some() || moment.at > Instant::now() + Duration::from_millis(3 * HOUR) {
-            lock(&self.state).long_stalls += 1;
+        let _ = self.stall_until(why, moment);
+    }
+
+    /// Stops it until a certain moment, unless it has been stopped for long often enough: whether it was.
+    pub(crate) fn stall_until(&self, why: fmt::Arguments<'_>, moment: Moment) -> bool {
+        let is_long = moment.event.is_some() || moment.at > Instant::now() + Duration::from_millis(3 * HOUR);
+        if self.is_stalled() || (is_long && lock(&self.state).long_stalls >= MOST_PLOTTED_STALLS) {
+            return false;
         }
+        lock(&self.state).long_stalls += u32::from(is_long);
         self.note(format_args!("stalls {why}{}", until(&moment)));
         self.world.count("stalls");
-        lock(&self.state).stalled = Some(moment);
+        let mut state = lock(&self.state);
+        state.stalls += 1;
+        state.stalled = Some(Stall { until: moment, since: Instant::now(), number: state.stalls });
+        true
+    }
+
+    /// It has taken the shard over, and nobody has replaced it.
+    pub(crate) fn owns(&self) -> bool {
+        let epoch = lock(&self.state).epoch;
+        epoch.is_some() && epoch == self.world.state().oracle.epoch()
+    }
+
+    pub(crate) fn refreshes(&self) -> bool {
+        lock(&self.state).refreshes
+    }
+
+    pub(crate) fn set_refreshes(&self, refreshes: bool) {
+        lock(&self.state).refreshes = refreshes;
+    }
+
+    /// It is, or was, an owner: what it creates are rows, not sentinels.
+    pub(crate) fn has_owned(&self) -> bool {
+        lock(&self.state).epoch.is_some()
+    }
+
+    pub(crate) fn took_over(&self, epoch: u64) {
+        lock(&self.state).epoch = Some(epoch);
+        self.world.state().owner = Some(epoch);
+    }
+
+    /// Its life is over.
+    pub(crate) fn is_gone(&self) {
+        let epoch = lock(&self.state).epoch;
+        let mut world = self.world.state();
+        world.owner = world.owner.filter(|owner| Some(*owner) != epoch);
+    }
+
+    fn suspended_since(&self, since: Instant) -> Duration {
+        let state = lock(&self.state);
+        state.suspended.iter().map(|(from, to)| to.saturating_duration_since(since.max(*from))).sum()
+    }
+
+    /// An entry's PUT is sent.
+    pub(crate) fn entry_sent(&self, position: u64) {
+        lock(&self.state).on_the_wire.insert(position);
+    }
+
+    /// It has arrived, or its sender knows that it will not.
+    pub(crate) fn entry_answered(&self, position: u64) {
+        lock(&self.state).on_the_wire.remove(&position);
+    }
+
+    pub(crate) fn entries_on_the_wire(&self) -> usize {
+        lock(&self.state).on_the_wire.len()
+    }
+
+    /// When something comes that waits for an event, at the latest.
+    pub(crate) fn moment_of(event: Event, number: u64) -> Moment {
+        Moment { at: Instant::now() + Duration::from_millis(6 * DAY), event: Some((event, number)) }
     }
 
     fn is_stalled(&self) -> bool {
@@ -128,13 +237,23 @@ impl Process {
             if dead {
                 return std::future::pending().await;
             }
-            let Some(moment) = stalled else {
+            let Some(stall) = stalled else {
                 return;
             };
             let collected = self.world.events(Event::Collected);
             let pruned = self.world.events(Event::Pruned);
-            self.world.wait_for(&moment).await;
-            if lock(&self.state).stalled.take().is_some() {
+            self.world.wait_for(&stall.until).await;
+            // Several tasks wait here, and the first to go on may have begun another stall.
+            let is_over = {
+                let mut state = lock(&self.state);
+                let is_over = state.stalled.is_some_and(|now| now.number == stall.number);
+                if is_over {
+                    state.stalled = None;
+                    state.suspended.push((stall.since, Instant::now()));
+                }
+                is_over
+            };
+            if is_over {
                 self.note(format_args!("wakes up"));
                 if self.world.events(Event::Collected) > collected {
                     self.world.count("stalls across a collection of the log");
@@ -180,8 +299,23 @@ impl Process {
 
     /// The fate of a request whose sender waits no longer, because it died or stopped: it is lost (`false`), or arrives,
     /// often when a successor has just claimed the shard.
-    pub(crate) async fn abandoned_arrives(&self, object: &ObjectKind) -> bool {
+    pub(crate) async fn abandoned_arrives(self: &Arc<Self>, request: &Request, object: &ObjectKind) -> bool {
         if self.world.is_calm() {
+            return true;
+        }
+        if let (Some(Plot::Stragglers), Request::Create(_), ObjectKind::Entry(position)) =
+            (self.world.habits.plot, request, object)
+        {
+            // The successor finds the end of the log at the lowest one that has not arrived, and meets the others one by one.
+            if lock(&self.state).on_the_wire.first() == Some(position) {
+                return false;
+            }
+            let trap = Trap::straggler(self, *position);
+            self.world.wait_for(&Self::moment_of(Event::AwaitedAt, *position)).await;
+            drop(trap);
+            if self.world.has_happened(Event::AwaitedAt, *position) {
+                self.world.count("stragglers that were sent in front of a successor's PUT");
+            }
             return true;
         }
         let (fate, at, after) =
@@ -202,10 +336,19 @@ impl Process {
 
     /// A pause between two things that the process does by itself.
     pub(crate) async fn pause(&self) {
+        self.pause_of((1, 2 * SECOND)).await;
+    }
+
+    /// The time from the end of another in its place to its own start.
+    pub(crate) async fn restart(&self) {
+        self.pause_of(self.world.habits.restart).await;
+    }
+
+    async fn pause_of(&self, (least, most): (u64, u64)) {
         let long = self.world.habits.long_pause;
         let pause = self.roll(|dice| match dice.chance(long) {
             true => spread(dice, MINUTE, 2 * DAY),
-            false => spread(dice, 1, 2 * SECOND),
+            false => spread(dice, least, most),
         });
         if !self.world.is_calm() {
             self.world.wait_for(&Moment { at: Instant::now() + pause, event: None }).await;
@@ -283,6 +426,14 @@ impl Surroundings for Virtual {
     fn fresh_id(&self) -> Uuid {
         fresh_id(&self.0)
     }
+
+    fn elapsed(&self, since: Instant) -> Duration {
+        let elapsed = since.elapsed();
+        match self.0.sleeps_through_stalls {
+            true => elapsed.saturating_sub(self.0.suspended_since(since)),
+            false => elapsed,
+        }
+    }
 }
 
 pub(crate) fn fresh_id(process: &Process) -> Uuid {
@@ -292,7 +443,7 @@ pub(crate) fn fresh_id(process: &Process) -> Uuid {
 
 /// How long one attempt of a request may take in this process: most wait as long as a stall lasts, because a process
 /// that really stops does not count the time either.
-pub(crate) fn draw_patience(dice: &mut Rng) -> Duration {
+fn draw_patience(dice: &mut Rng) -> Duration {
     *dice
         .pick(&[Duration::from_secs(5), Duration::from_secs(30), YEARS, YEARS, YEARS])
         .unwrap_or(&Duration::from_secs(30))

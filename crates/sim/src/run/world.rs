@@ -1,7 +1,7 @@
 //! The one thing that all processes of a run share: the true store, the clock, and the oracle that watches every
 //! change of the store the moment it happens. It owns no process; stalls and faults are the processes' own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -12,6 +12,7 @@ use object_store::{Error as StoreError, ObjectMeta};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::adversary::LyingInWait;
 use super::coverage::Coverage;
 use super::habits::{Habits, Kind, Point};
 use super::oracle::{Invariant, Oracle, Violation};
@@ -19,7 +20,7 @@ use super::trace::{Trace, fnv};
 use crate::lock;
 
 /// What others wait for: a stalled process sleeps until one of these has happened a few times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     Claimed,
     Published,
@@ -27,14 +28,22 @@ pub(crate) enum Event {
     Pruned,
     /// A forgotten manifest came back.
     CameBack,
+    /// A checkpoint's object was deleted.
+    CheckpointDeleted,
     /// Not how often: the highest position that was collected.
     CollectedUpTo,
     /// Not how often: the highest version that was pruned.
     PrunedUpTo,
+    /// Not how often, as all below: exactly this forgotten version came back.
+    CameBackAt,
+    /// Somebody sends a PUT to exactly this position, for which a straggler lies in wait.
+    AwaitedAt,
+    /// Bytes came to exactly this position after it had been collected.
+    ReturnedAt,
 }
 
 /// How many kinds of events there are.
-pub(crate) const EVENTS: usize = 7;
+pub(crate) const EVENTS: usize = 11;
 
 /// When something goes on: at a time, or earlier if others have done something often enough.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +159,12 @@ pub(crate) struct State {
     trace: Trace,
     violation: Option<Violation>,
     events: [u64; EVENTS],
+    /// Those of the events that are about one object.
+    exact: BTreeSet<(Event, u64)>,
+    collected: BTreeSet<u64>,
+    pub(crate) lying_in_wait: LyingInWait,
+    /// The epoch of the last process that took the shard over, for as long as it lives.
+    pub(crate) owner: Option<u64>,
     rounds_left: u64,
     calm: bool,
     /// Objects created and deleted.
@@ -176,6 +191,10 @@ impl World {
             trace: Trace::new(trace),
             violation: None,
             events: [0; EVENTS],
+            exact: BTreeSet::new(),
+            collected: BTreeSet::new(),
+            lying_in_wait: LyingInWait::default(),
+            owner: None,
             rounds_left: habits.rounds,
             calm: false,
             changes: 0,
@@ -208,6 +227,13 @@ impl World {
 
     pub(crate) fn count(&self, what: &'static str) {
         self.state().coverage.count(what);
+    }
+
+    /// Counts something if what it waited for has happened.
+    pub(crate) fn count_if(&self, event: Event, number: u64, what: &'static str) {
+        if self.has_happened(event, number) {
+            self.count(what);
+        }
     }
 
     /// Takes one round of the workload; `false` when there is none left.
@@ -254,7 +280,18 @@ impl World {
     pub(crate) fn has_come(&self, moment: &Moment) -> bool {
         self.is_calm()
             || Instant::now() >= moment.at
-            || moment.event.is_some_and(|(event, count)| self.events(event) >= count)
+            || moment.event.is_some_and(|(event, count)| self.has_happened(event, count))
+    }
+
+    /// So often, up to there, or just there: as the event says.
+    pub(crate) fn has_happened(&self, event: Event, number: u64) -> bool {
+        self.events(event) >= number || self.state().exact.contains(&(event, number))
+    }
+
+    /// Something happened to exactly this object.
+    pub(crate) fn happened(&self, event: Event, number: u64) {
+        self.state().exact.insert((event, number));
+        self.news.notify_waiters();
     }
 
     /// Waits for a moment, or for the calm.
@@ -333,6 +370,7 @@ impl World {
                     let events = state.oracle.events();
                     found = state.oracle.created(&kind, bytes, &mut state.coverage);
                     state.add_events(events);
+                    state.note_return(&kind, events);
                     state.changes += 1;
                     Ok(Answer::Done)
                 }
@@ -345,6 +383,9 @@ impl World {
                     if state.objects.remove(path).is_some() {
                         let events = state.oracle.events();
                         found = state.oracle.deleted(&kind, &mut state.coverage);
+                        if let ObjectKind::Entry(position) = kind {
+                            state.collected.insert(position);
+                        }
                         state.add_events(events);
                         state.changes += 1;
                     }
@@ -378,6 +419,19 @@ impl World {
 }
 
 impl State {
+    /// An object came into being whose name had been deleted before.
+    fn note_return(&mut self, kind: &ObjectKind, before: [u64; EVENTS]) {
+        let count = |events: [u64; EVENTS]| events.get(Event::CameBack as usize).copied();
+        let event = match kind {
+            ObjectKind::Manifest(version) if count(self.oracle.events()) != count(before) => {
+                (Event::CameBackAt, *version)
+            }
+            ObjectKind::Entry(position) if self.collected.contains(position) => (Event::ReturnedAt, *position),
+            _ => return,
+        };
+        self.exact.insert(event);
+    }
+
     fn list(&self, prefix: &Path) -> Vec<ObjectMeta> {
         let below = format!("{prefix}/");
         let found = self.objects.iter().filter(|(path, _)| path.as_ref().starts_with(&below));

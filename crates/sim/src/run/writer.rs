@@ -107,6 +107,7 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
             return Ok(false);
         }
     };
+    process.took_over(tenure.epoch().get());
     let recorded = tenure.manifest().await;
     process.note(format_args!("owns epoch {} behind {}", tenure.epoch(), tenure.sentinel()));
     let number = {
@@ -250,11 +251,18 @@ impl Writer<'_> {
                 if let Err(error) = writer.close().await {
                     self.told(&error);
                 }
+                // Some callers hold a handle for longer than they should.
+                if self.process.chance(self.process.world.habits.late_append) {
+                    self.process.pause().await;
+                    let (ids, batch) = self.submit()?;
+                    let answer = writer.append(batch).await;
+                    self.answered(&ids, answer);
+                }
             }
             drop(sender);
+            Ok(())
         };
-        futures::join!(beside, close);
-        Ok(())
+        futures::join!(beside, close).1
     }
 
     async fn append_batched(
@@ -263,6 +271,9 @@ impl Writer<'_> {
         answers: &mpsc::UnboundedSender<(Vec<u64>, Durability)>,
     ) -> Result<End> {
         let world = &self.process.world;
+        if self.process.chance(world.habits.brief) {
+            return Ok(End::Close);
+        }
         while world.take_round() {
             for _ in 0..self.process.roll(|dice| 1 + dice.below(world.habits.burst)) {
                 let (ids, batch) = self.submit()?;

@@ -22,6 +22,16 @@ pub(super) struct Stand {
     pub(super) own: Vec<Position>,
     /// The last position that was resolved: everything up to it has landed, and the tenure's entries come after it.
     pub(super) last: Position,
+    /// What the serial zone is counted from: `last`.
+    pub(super) zone_from: Position,
+}
+
+impl Stand {
+    fn behind(own: Vec<Position>, range_from: Position, next: Position) -> Self {
+        let last = super::before(next);
+        let zone_from = if is_on(Mutant::ZoneFromStartOfRange) { range_from } else { last };
+        Self { own, last, zone_from }
+    }
 }
 
 /// Puts sentinels from the first free position on until one of them stands; whatever landed there meanwhile is read.
@@ -48,16 +58,17 @@ pub(super) struct Stand {
 ///   record names, and what is behind the first of ours is known to be dead and becomes a fence (schedule 14).
 pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>, width: u64) -> Result<Stand> {
     if is_on(Mutant::NoSentinel) {
-        return Ok(Stand { own: Vec::new(), last: super::before(reading.next) });
+        return Ok(Stand::behind(Vec::new(), reading.next, reading.next));
     }
     let bytes = encode_sentinel(&claim.identity)?;
     let mut width = width;
     for _ in 0..MAX_ROUNDS {
-        let positions: Vec<Position> =
-            (0..width).map(|n| Position::new(reading.next.get().saturating_add(n))).collect();
+        let first = reading.next;
+        let positions: Vec<Position> = (0..width).map(|n| Position::new(first.get().saturating_add(n))).collect();
         let answers = join_all(positions.iter().map(|at| place(shard, *at, &bytes))).await;
         let mut own = Vec::new();
         for (at, answer) in positions.into_iter().zip(answers) {
+            let answer = if is_on(Mutant::SentinelNotRead) { answer.map(|_| Placed::Ours) } else { answer };
             match answer {
                 Ok(Placed::Ours) => {
                     own.push(at);
@@ -74,7 +85,7 @@ pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_
             }
         }
         if !own.is_empty() {
-            return Ok(Stand { own, last: super::before(reading.next) });
+            return Ok(Stand::behind(own, first, reading.next));
         }
         reading.tries += 1;
         reading.read_on().await?;

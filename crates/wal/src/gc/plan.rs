@@ -278,7 +278,9 @@ impl<'a> Judge<'a> {
             let position = entry.name;
             if fences.contains(&position) && !is_on(Mutant::NoFenceRetention) {
                 kept.fences += 1;
-            } else if self.next.checkpoints().iter().any(|c| c.holds(position)) {
+            } else if self.next.checkpoints().iter().any(|c| c.holds(position))
+                && !is_on(Mutant::PinnedEntriesCollected)
+            {
                 kept.entries_in_checkpoints += 1;
             } else if position >= settled || !self.is_old(entry.modified) {
                 kept.young_entries += 1;
@@ -332,6 +334,7 @@ impl<'a> Judge<'a> {
             }
             match derived_from {
                 _ if dropped.contains(&id) => {}
+                Some(_) if is_on(Mutant::CheckpointObjectEarly) && self.is_old(object.modified) => {}
                 Some(version) if version < self.next.version && self.is_old(object.modified) => {}
                 Some(_) => continue,
                 None => {

@@ -33,6 +33,11 @@ pub async fn collect(
             return Ok(GcReport { refused: Some(Refusal::NoShard), ..GcReport::default() });
         };
         let plan = plan(&inputs);
+        if is_on(Mutant::ExpiryDeletesFirst) {
+            for id in &plan.drop_checkpoints {
+                shard.store().delete(&shard.checkpoint_path(*id)).await?;
+            }
+        }
         let version = match plan.commits() {
             false => None,
             true => match commit(shard, &inputs, &plan).await? {

@@ -84,7 +84,7 @@ impl ManifestStore {
             };
             // Absent: pruned between the LIST and the GET, so there is a newer one.
             if let Some(manifest) = self.read(version).await?
-                && (asked.elapsed() < SLOW_READ || is_on(Mutant::CollectorLooksOnce))
+                && (self.elapsed(asked) < SLOW_READ || is_on(Mutant::CollectorLooksOnce))
             {
                 return Ok(Some(manifest));
             }
@@ -97,9 +97,11 @@ impl ManifestStore {
     /// # Errors
     /// As [`latest`](Self::latest), and [`Error::ShardNotFound`].
     pub async fn latest_existing(&self) -> Result<ShardManifest> {
-        self.latest()
-            .await?
-            .ok_or_else(|| Error::ShardNotFound { shard: self.shard.id(), url: self.shard.store().url().to_string() })
+        self.latest().await?.ok_or_else(|| self.not_found())
+    }
+
+    pub(crate) fn not_found(&self) -> Error {
+        Error::ShardNotFound { shard: self.shard.id(), url: self.shard.store().url().to_string() }
     }
 
     /// The newest manifest, still shown as the newest by a LIST that began after it was read; `None` if the shard does
@@ -111,13 +113,21 @@ impl ManifestStore {
     /// # Errors
     /// As [`latest`](Self::latest); [`Error::Contention`] if every look finds a newer one.
     pub async fn latest_certain(&self) -> Result<Option<ShardManifest>> {
+        let found = self.latest_seen_twice().await?;
+        if let Some(manifest) = &found {
+            // I7: a power loss must not take back what others act on.
+            self.shard.store().settle(&self.shard.manifest_path(manifest.version)).await?;
+        }
+        Ok(found)
+    }
+
+    /// [`latest_certain`](Self::latest_certain) for those who only read: not made durable.
+    pub(crate) async fn latest_seen_twice(&self) -> Result<Option<ShardManifest>> {
         for _ in 0..MAX_LIST_ROUNDS {
             let Some(manifest) = self.latest().await? else {
                 return Ok(None);
             };
             if is_on(Mutant::CollectorLooksOnce) || self.newest_version().await? == Some(manifest.version) {
-                // I7: a power loss must not take back what others act on.
-                self.shard.store().settle(&self.shard.manifest_path(manifest.version)).await?;
                 return Ok(Some(manifest));
             }
         }
@@ -174,13 +184,14 @@ impl ManifestStore {
         C: FnMut(ShardManifest) -> F,
         F: Future<Output = Result<ShardManifest>>,
     {
-        let mut held = held.filter(|h| h.since.elapsed() < HELD_FOR).map(|h| h.manifest);
+        let mut held = held.filter(|h| self.elapsed(h.since) < HELD_FOR).map(|h| h.manifest);
         for _ in 0..MAX_CONFLICTS {
             let (parent, is_latest) = match held.take() {
                 Some(parent) => (parent, false),
                 None => (self.latest_existing().await?, true),
             };
-            let (latest, parent_commit_id) = (parent.version, parent.commit_id().unwrap_or_default());
+            let (latest, parent_epoch) = (parent.version, parent.writer_epoch);
+            let parent_commit_id = parent.commit_id().unwrap_or_default();
             let version = latest.next()?;
             let mut next = match change(parent).await {
                 Ok(next) => next,
@@ -189,6 +200,7 @@ impl ManifestStore {
                 // The manifest that was held may not be the latest any more, which alone can refuse.
                 Err(_) => continue,
             };
+            let is_claim = next.writer_epoch > parent_epoch;
             next.version = version;
             let extension = next.extension.get_or_insert_with(Extension::default);
             extension.parent_commit_id = parent_commit_id;
@@ -196,7 +208,9 @@ impl ManifestStore {
             match self.create(&next).await? {
                 // I6: success proves only that the name was free; it may be one that was pruned.
                 Created::Ours => {
-                    self.lineage_holds(&next).await?;
+                    if !(is_claim && is_on(Mutant::SentinelBeforeLineageCheck)) {
+                        self.lineage_holds(&next).await?;
+                    }
                     self.leave_hint(next.version);
                     return Ok(HeldManifest::new(next));
                 }
@@ -282,7 +296,7 @@ impl ManifestStore {
     /// The lineage check: `ours` must be the newest manifest, or an ancestor of the newest. Otherwise we stalled
     /// while others went on and old versions were pruned, and our version is a forgotten name that came back, or it
     /// was built upon long ago. It is neither deleted nor tried again: the outcome is unknown.
-    async fn lineage_holds(&self, ours: &ShardManifest) -> Result<()> {
+    pub(crate) async fn lineage_holds(&self, ours: &ShardManifest) -> Result<()> {
         let unknown = |reason: &str| self.unknown(ours.version, reason);
         if is_on(Mutant::NoLineageCheck) {
             return Ok(());
@@ -345,6 +359,10 @@ impl ManifestStore {
 
     fn fresh_id(&self) -> Uuid {
         self.shard.store().surroundings().fresh_id()
+    }
+
+    fn elapsed(&self, since: Instant) -> Duration {
+        self.shard.store().surroundings().elapsed(since)
     }
 
     fn unknown(&self, version: ManifestVersion, reason: impl ToString) -> Error {

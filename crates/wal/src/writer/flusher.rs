@@ -17,7 +17,7 @@ use super::Landed;
 use super::group::{Group, Ready};
 use super::pace::{Cap, Spacing};
 use super::queue::{Held, Queue, Waiter};
-use crate::appender::{in_serial_zone, resolve};
+use crate::appender::resolve;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
 use crate::mutants::{Mutant, is_on};
@@ -178,7 +178,7 @@ impl Flusher {
             return true;
         };
         // The zone of the lowest one: a straggler on its position moves it to the next, which must still be free.
-        let width = match in_serial_zone(&self.tenure, lowest.position) && !is_on(Mutant::NoSerialZone) {
+        let width = match self.tenure.in_serial_zone(lowest.position) && !is_on(Mutant::NoSerialZone) {
             true => 1,
             false => self.queue.config.max_in_flight as u64,
         };

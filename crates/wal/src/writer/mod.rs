@@ -23,6 +23,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::gc::{BackgroundGc, BaseProgress};
 use crate::ids::Position;
 use crate::manifest::ShardManifest;
+use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 use crate::stats::WalStats;
 use crate::tenure::Tenure;
@@ -186,7 +187,18 @@ impl WalWriter {
     /// # Errors
     /// As [`flush`](Self::flush); then nothing was closed cleanly, which costs the next writer nothing but a fence.
     pub async fn close(&self) -> Result<()> {
-        self.queue.close_behind_barrier()?.await?;
+        if is_on(Mutant::AppendAfterClose) {
+            self.flush().await?;
+            return self.tenure.commit_close().await;
+        }
+        let landed = self.queue.close_behind_barrier()?;
+        if is_on(Mutant::CloseWithPutsInFlight) {
+            self.tenure.commit_close().await?;
+            let landed = landed.await.map(|_| ());
+            self.tenure.stop(Error::Closed { shard: self.tenure.shard().id() });
+            return landed;
+        }
+        landed.await?;
         self.tenure.close().await
     }
 }

@@ -747,6 +747,44 @@ async fn schedule_24_a_follower_does_not_read_a_zombie_in_a_hole_that_gc_made() 
     assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [4]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn schedule_45_a_follower_whose_clock_stood_still_does_not_believe_a_zombie_because_of_a_forgotten_manifest() {
+    use fencepost_wal::WalTailer;
+    let bucket = bucket().await;
+    let mut w = bucket.patient().appender().await;
+    append(&mut w, [1]).await.unwrap();
+    let process = bucket.patient();
+    let mut follower = WalTailer::new(process.shard.clone());
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [1]);
+    assert!(follower.next().await.unwrap().is_none());
+    let position = follower.next_position().unwrap();
+    append(&mut w, [2]).await.unwrap();
+    let last = append(&mut w, [3]).await.unwrap();
+
+    // A claim that derives from before R rose, and stalls before its PUT.
+    let version = bucket.manifest().await.version.get() + 1;
+    let claimant = bucket.patient();
+    let claim = claimant.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let claiming = tokio::spawn(async move { claimant.open().await.map(|_| ()) });
+    claim.reached().await;
+    w.truncate(last).await.unwrap();
+    assert_eq!(bucket.manifest().await.version.get(), version);
+    bucket.collect_garbage().await;
+    assert!(bucket.read(&bucket.entry_path(position.get())).await.is_none());
+    bucket.copy_entry(1, position.get()).await;
+
+    // The follower meets the zombie's sentinel, lists, and is suspended.
+    let look = process.faults.on(Op::Get).path_contains(bucket.manifest_path(version).to_string()).stall();
+    let following = tokio::spawn(async move { follower.next().await });
+    look.reached().await;
+    go_on_until_pruned(&bucket, version).await;
+    claim.release();
+    assert!(matches!(claiming.await.unwrap(), Err(Error::CommitUnknown { .. })));
+    look.release();
+    let met = following.await.unwrap();
+    assert!(matches!(met, Err(Error::Behind { .. })), "{met:?}");
+}
+
 /// Whether a process came to its gate, or ended before.
 async fn comes_to<T>(gate: &Gate, task: &mut tokio::task::JoinHandle<T>) -> bool {
     loop {

@@ -121,10 +121,6 @@ impl Oracle {
         }
     }
 
-    pub(super) fn latest(&self) -> Option<&ShardManifest> {
-        self.latest.as_ref()
-    }
-
     pub(super) fn now(&self) -> u64 {
         self.clock
     }

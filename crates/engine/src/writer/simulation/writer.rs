@@ -102,10 +102,7 @@ fn draw_config(process: &Process, workload: Workload) -> WriterConfig {
 
 /// Judges an error that somebody was given: those that only a broken shard can give are violations.
 pub(super) fn judge_error(process: &Process, error: &Error) {
-    let replay_after = process.world.state().oracle.latest().map_or(0, |m| m.replay_after.get());
     let impossible = match error {
-        // Below R it may have been collected: the reader was replaced meanwhile.
-        Error::Wal(WalError::LogHole { position, .. }) => position.get() > replay_after,
         Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::Store { .. }) => false,
         Error::Wal(WalError::CommitUnknown { .. } | WalError::Outrun { .. } | WalError::Contention { .. }) => false,
         Error::Wal(WalError::Poisoned { reason, .. }) => is_telling(reason),

@@ -147,6 +147,16 @@ impl Oracle {
         self.lineage.last().map_or(0, |m| m.replay_after.get())
     }
 
+    /// The version of the latest manifest.
+    pub(crate) fn newest_version(&self) -> u64 {
+        self.lineage.len() as u64
+    }
+
+    /// The epoch that owns the shard.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.lineage.last().map(|m| m.writer_epoch.get())
+    }
+
     fn start(&self) -> (u64, u64) {
         self.lineage.last().map_or((0, 0), |m| (m.replay_after.get(), m.replay_after_epoch().get()))
     }
@@ -201,6 +211,10 @@ impl Oracle {
                 self.entry_is_in_no_checkpoint(*position)?;
             }
             ObjectKind::Manifest(version) => self.manifest_deleted(*version, coverage)?,
+            ObjectKind::Checkpoint(_) => {
+                self.happened(Event::CheckpointDeleted);
+                return Ok(());
+            }
             ObjectKind::SsTable(folder) => {
                 coverage.count("SSTables collected");
                 self.sstable_is_in_no_checkpoint(folder)?;
