@@ -155,7 +155,7 @@ struct Claim {
 }
 
 impl Claim {
-    /// A manifest that says that this claim's tenure ended cleanly.
+    /// What only the mutant `CloseUnrecorded` commits: that the tenure of this claim, which never began, ended cleanly.
     fn closed(&self, shard: &Shard, mut manifest: ShardManifest) -> Result<ShardManifest> {
         if !manifest.is_owned_by(&self.identity) {
             return Err(Error::Closed { shard: shard.id() });
