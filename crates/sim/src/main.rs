@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use fencepost_sim::model;
-use fencepost_sim::run::{Coverage, Report, simulate};
+use fencepost_sim::run::{Coverage, Report, plot_of, simulate};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -30,6 +30,10 @@ struct Args {
     /// Needs the feature `mutants`.
     #[arg(long)]
     mutant: Option<String>,
+    /// Only seeds in which the adversary follows this plot: ForgottenManifests, Stragglers, Closes, Lifetimes, Suspended,
+    /// Ranges.
+    #[arg(long, value_name = "NAME")]
+    plot: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -72,17 +76,18 @@ fn main() -> ExitCode {
     }
     let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
     let seeds = from..from.saturating_add(seeds);
+    let seeds: Vec<u64> = seeds.filter(|seed| args.plot.is_none() || plot_of(*seed) == args.plot).collect();
     match &args.mutant {
-        None => run(seeds, args.trace),
-        Some(name) => mutants(name, seeds, args.trace),
+        None => run(&seeds, args.trace),
+        Some(name) => mutants(name, &seeds, args.trace),
     }
 }
 
-fn run(seeds: std::ops::Range<u64>, trace: bool) -> ExitCode {
+fn run(seeds: &[u64], trace: bool) -> ExitCode {
     let (started, mut told) = (Instant::now(), Instant::now());
     let mut coverage = Coverage::default();
     let (mut done, mut steps, mut failed) = (0_u64, 0_u64, 0_u64);
-    for seed in seeds {
+    for &seed in seeds {
         let report = simulate(seed, trace);
         done += 1;
         steps += report.steps;
@@ -113,7 +118,7 @@ fn tell(report: &Report, mutant: &str) -> bool {
 }
 
 #[cfg(feature = "mutants")]
-fn mutants(name: &str, seeds: std::ops::Range<u64>, trace: bool) -> ExitCode {
+fn mutants(name: &str, seeds: &[u64], trace: bool) -> ExitCode {
     use fencepost_sim::run::{Mutant, simulate_mutant};
 
     let chosen: Vec<Mutant> = match Mutant::named(name) {
@@ -129,13 +134,12 @@ fn mutants(name: &str, seeds: std::ops::Range<u64>, trace: bool) -> ExitCode {
     for mutant in chosen {
         let started = Instant::now();
         let caught = seeds
-            .clone()
-            .map(|seed| simulate_mutant(seed, trace, mutant))
+            .iter()
+            .map(|seed| simulate_mutant(*seed, trace, mutant))
             .find(|r| trace && tell(r, "") || r.violation.is_some());
         match caught {
             Some(Report { seed, violation: Some(violation), .. }) => {
-                let needed = seed - seeds.start + 1;
-                println!("{}: {needed} seeds, {:.1?}: {violation}", mutant.name(), started.elapsed());
+                println!("{}: seed no. {seed}, {:.1?}: {violation}", mutant.name(), started.elapsed());
             }
             _ => {
                 survived += 1;
@@ -147,7 +151,7 @@ fn mutants(name: &str, seeds: std::ops::Range<u64>, trace: bool) -> ExitCode {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(name: &str, _: std::ops::Range<u64>, _: bool) -> ExitCode {
+fn mutants(name: &str, _: &[u64], _: bool) -> ExitCode {
     eprintln!(
         "error: this build has no switches; use cargo run -p fencepost-sim --features mutants -- --mutant {name}"
     );

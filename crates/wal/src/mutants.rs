@@ -61,6 +61,7 @@ mutants! {
     RetryWithOtherBytes, "retry-with-other-bytes", "A retry sends the rows encoded anew, in other bytes";
     NoDeadEntryRule, "no-dead-entry-rule", "Entries of an epoch lower than one before are replayed";
     FollowerBelievesOldManifest, "follower-believes-old-manifest", "A follower believes a position without live rows at once (schedule 24)";
+    FollowerLooksOnce, "follower-looks-once", "A follower does not look a second time at which manifest is the newest (schedule 45)";
     NoEpochCheckAtPublish, "no-epoch-check", "A replaced writer may publish, truncate and close (schedule 32)";
     OwnEpochAtPartialFlush, "own-epoch-at-partial-flush", "A flush writes its own epoch as that at R (schedule 18)";
     ReplayAfterAheadOfLog, "r-ahead-of-log", "R may rise to a position whose entry is not acknowledged (schedule 11)";

@@ -193,8 +193,10 @@ impl WalTailer {
             return Ok(Position::ZERO);
         }
         let manifest = match look {
-            Look::Once => self.manifests.latest_existing().await?,
-            Look::Twice => self.manifests.latest_seen_twice().await?.ok_or_else(|| self.manifests.not_found())?,
+            Look::Twice if !is_on(Mutant::FollowerLooksOnce) => {
+                self.manifests.latest_seen_twice().await?.ok_or_else(|| self.manifests.not_found())?
+            }
+            _ => self.manifests.latest_existing().await?,
         };
         match manifest.replay_after >= position {
             true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),

@@ -65,7 +65,7 @@ pub enum Action {
     Wipe,
     /// The follower reads on.
     Follow,
-    /// The follower looks at the manifest before it believes a position without live rows.
+    /// The follower looks at the manifest before it starts, or believes a position without live rows; or a step of that.
     Look,
     /// A checkpoint's object is written.
     Pin(u8),
@@ -116,7 +116,8 @@ impl LogModel {
         }
         self.enumerate_collection(s, actions);
         if self.config.follows {
-            actions.push(if s.follower.doubts { Action::Look } else { Action::Follow });
+            let looks = s.follower.doubts || s.follower.step != Step::Idle;
+            actions.push(if looks { Action::Look } else { Action::Follow });
         }
         self.enumerate_checkpoints(s, actions);
     }

@@ -13,6 +13,9 @@ pub enum Start {
     Veteran,
     /// With that writer dead, and so many acknowledged rows of it above R.
     Dead(u8),
+    /// As before, and the second writer dead as well: it had claimed, and the PUT of its sentinel, to where the first of those
+    /// rows stands, is on its way.
+    Zombie(u8),
 }
 
 /// A bounded world. See `docs/model.md` for what the bounds leave out.
@@ -274,6 +277,21 @@ impl Config {
                 others: [1, 0],
                 faults: Faults { lost_ack: 1, conflict: 0, late: 0 },
                 reaches: &[Pruned, CameBack],
+                ..QUIET
+            },
+            Self {
+                name: "suspended",
+                about: "Commits in steps and pruning, before a follower that lists, stalls and reads (schedule 45)",
+                start: Start::Zombie(1),
+                rows: &[1, 0, 1],
+                flushes: [0, 0, 1],
+                collects: true,
+                follows: true,
+                steps: true,
+                keep: 1,
+                closes: true,
+                others: [1, 0],
+                reaches: &[LaterRow, EntryCollected, Pruned, CameBack, FollowerDoubts, FollowerDeceived],
                 ..QUIET
             },
         ]

@@ -36,7 +36,7 @@ pub use mutant::Mutant;
 pub use reached::Fact;
 pub use state::{Faults, State};
 
-use state::{Append, Change, Commit, Committer, Phase, Writer};
+use state::{Append, Change, Commit, Committer, LatePut, Phase, Writer};
 use types::{Entry, Manifest};
 
 /// The first actor that commits without an epoch; actors below are writers.
@@ -120,20 +120,30 @@ impl LogModel {
         match self.config.start {
             Start::Empty => {}
             Start::Veteran => self.begin_with_veteran(&mut s),
-            Start::Dead(rows) => {
-                self.begin_with_veteran(&mut s);
-                for n in 0..rows {
-                    let position = 2 + n;
-                    s.put(0, position, Entry::new(1, 0, 1 << n));
-                    s.acknowledged.add(types::row_number(0, n));
-                    s.writers[0].appends[n as usize] =
-                        Append { progress: state::Progress::Acknowledged, position, ..Append::default() };
-                }
-                s.writers[0].phase = Phase::Stopped;
-                s.writers[0].forget();
+            Start::Dead(rows) => self.begin_with_dead(&mut s, rows),
+            Start::Zombie(rows) => {
+                self.begin_with_dead(&mut s, rows);
+                (s.manifests[0].epoch, s.manifests[0].writer) = (2, 1);
+                (s.writers[1].phase, s.writers[1].epoch) = (Phase::Stopped, 2);
+                s.late[0] = LatePut { entry: Entry::sentinel(2, 1), store: 0, position: 2 };
+                s.late.sort_unstable();
             }
         }
         s
+    }
+
+    /// That writer is dead, with rows above R.
+    fn begin_with_dead(&self, s: &mut State, rows: u8) {
+        self.begin_with_veteran(s);
+        for n in 0..rows {
+            let position = 2 + n;
+            s.put(0, position, Entry::new(1, 0, 1 << n));
+            s.acknowledged.add(types::row_number(0, n));
+            s.writers[0].appends[n as usize] =
+                Append { progress: state::Progress::Acknowledged, position, ..Append::default() };
+        }
+        s.writers[0].phase = Phase::Stopped;
+        s.writers[0].forget();
     }
 
     /// The first writer has been at work for long: its serial zone is behind it, and what it wrote is flushed.

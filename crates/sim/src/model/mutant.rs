@@ -57,6 +57,7 @@ mutants! {
     RetryWithOtherBytes, "retry-with-other-bytes", "takeover", "A retry carries rows that have gathered meanwhile";
     NoDeadEntryRule, "no-dead-entry-rule", "takeover", "Entries of an epoch lower than one before are replayed";
     FollowerBelievesOldManifest, "follower-believes-old-manifest", "follower", "A follower believes a position without live rows at once (schedule 24)";
+    FollowerLooksOnce, "follower-looks-once", "suspended", "A follower does not look a second time at which manifest is the newest (schedule 45)";
     NoEpochCheckAtPublish, "no-epoch-check", "takeover", "A replaced writer may publish";
     OwnEpochAtPartialFlush, "own-epoch-at-partial-flush", "three", "A flush writes its own epoch as that at R (schedule 18)";
     ReplayAfterAheadOfLog, "r-ahead-of-log", "takeover", "R rises to a position whose entry is still in flight (schedule 11)";

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::LogModel;
-use super::state::{Phase, Progress, State};
+use super::state::{Phase, Progress, State, Step};
 use super::types::{Entry, POSITIONS, ROWS};
 
 macro_rules! facts {
@@ -105,6 +105,10 @@ facts! {
     FollowerDoubts, "a follower met bytes in a hole", |_, s| {
         s.follower.doubts && !s.follower.read.is_absent() && s.newest().replay_after >= s.follower.next
             && !s.newest().fences.has(s.follower.next)
+    };
+    FollowerDeceived, "a follower read a manifest that came back", |_, s| match s.follower.step {
+        Step::LookAgain(version) => s.lineage & (1 << s.manifest(version).commit) == 0,
+        _ => false,
     };
     Conflict, "a 409 came with nothing landed", |model, s| s.faults.conflict < model.config.faults.conflict;
     LostAck, "an answer was lost", |model, s| s.faults.lost_ack < model.config.faults.lost_ack;

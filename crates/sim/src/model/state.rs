@@ -200,6 +200,10 @@ pub(super) struct Follower {
     /// It read this at `next`, which has no live rows, and must look at the manifest before it believes it.
     pub(super) doubts: bool,
     pub(super) read: Entry,
+    /// Where its look at the manifest is, if that takes steps.
+    pub(super) step: Step,
+    /// R of the manifest that it read has passed its position.
+    pub(super) passed: bool,
     pub(super) returned: Rows,
 }
 

@@ -13,13 +13,18 @@ use super::writer::judge_error;
 pub(crate) async fn follow(process: &Arc<Process>, shard: &Shard) {
     let mut tailer = WalTailer::new(shard.clone());
     let mut last = None;
+    // Up to before here, everything was returned or had no live rows.
+    let mut reached = None;
     while process.world.rounds_left() > 0 {
         let seen = process.world.changes();
         let replay_after = process.world.state().oracle.replay_after();
+        process.set_follows(tailer.next_position().map(Position::get));
+        reached = reached.or(tailer.next_position().map(Position::get));
         match tailer.next().await {
             Ok(Some(entry)) => {
-                check(process, last, &entry);
+                check(process, last, reached, &entry);
                 last = Some(entry.position.get());
+                reached = last.map(|last| last + 1);
             }
             Ok(None) => {
                 // A reader whose clock stood still may take an old end for the end, once more (section 3).
@@ -35,7 +40,7 @@ pub(crate) async fn follow(process: &Arc<Process>, shard: &Shard) {
                 process.note(format_args!("is behind at {position}: R is {replay_after}"));
                 process.world.count("followers that fell behind");
                 tailer.restart();
-                last = None;
+                (last, reached) = (None, None);
             }
             Err(error) => {
                 judge_error(process, &error);
@@ -48,7 +53,7 @@ pub(crate) async fn follow(process: &Arc<Process>, shard: &Shard) {
     }
 }
 
-fn check(process: &Process, last: Option<u64>, entry: &WalEntry) {
+fn check(process: &Process, last: Option<u64>, reached: Option<u64>, entry: &WalEntry) {
     let position = entry.position.get();
     let found: Vec<u64> = entry.batches.iter().flat_map(ids_of).collect();
     process.note(format_args!("follows {found:?} at {position}"));
@@ -56,7 +61,7 @@ fn check(process: &Process, last: Option<u64>, entry: &WalEntry) {
     state.coverage.count("entries followed");
     let there = state.oracle.live_at(position).to_vec();
     // Everything in between had no live rows.
-    let skipped = last.map_or(position, |last| last + 1)..position;
+    let skipped = reached.unwrap_or(position)..position;
     let missed = skipped.into_iter().find(|at| !state.oracle.live_at(*at).is_empty());
     drop(state);
     if last.is_some_and(|last| last >= position) {

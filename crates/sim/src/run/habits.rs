@@ -27,6 +27,10 @@ pub(crate) enum Plot {
     Closes,
     /// A commit of a checkpoint's keeper is held back until a collector has begun to act on the expiry.
     Lifetimes,
+    /// A follower's machine is suspended between two requests, in front of a zombie's sentinel.
+    Suspended,
+    /// A writer goes on between the sentinels of its successor.
+    Ranges,
 }
 
 /// Requests that stalls and deaths are drawn for apart.
@@ -135,103 +139,9 @@ impl Habits {
             4..9 => swarm.stragglers(rng),
             9..11 => swarm.closes(rng),
             11 => swarm.lifetimes(),
+            18 => swarm.suspended(rng),
+            19 => swarm.ranges(),
             _ => swarm,
-        }
-    }
-
-    /// Few writers, so that a tenure lasts while others commit many versions, and days go by.
-    fn forgotten_manifests(self, rng: &mut Rng) -> Self {
-        Self {
-            plot: Some(Plot::ForgottenManifests),
-            kind: Kind::MemTable,
-            writers: *rng.pick(&[1, 2, 2, 2, 3]).unwrap_or(&2),
-            collectors: 2,
-            keepers: 2 + rng.below(2),
-            keeper_actions: 150,
-            followers: 0,
-            rounds: 40,
-            burst: 1 + rng.below(3),
-            faults: Faults::default(),
-            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
-            held_claims: *rng.pick(&[0.1, 0.9]).unwrap_or(&0.1),
-            // Held manifests are too old then to be derived from.
-            long_pause: *rng.pick(&[0.2, 0.7]).unwrap_or(&0.2),
-            leave: 0.05,
-            flush: *rng.pick(&[0.1, 0.7, 0.7]).unwrap_or(&0.7),
-            min_age: Duration::ZERO,
-            ..self
-        }
-    }
-
-    /// Long tenures of a wide window, which end with much on the wire.
-    fn stragglers(self, rng: &mut Rng) -> Self {
-        let (max_in_flight, brief) = *rng.pick(&[(4, 0.1), (8, 0.5), (32, 0.1)]).unwrap_or(&(4, 0.1));
-        Self {
-            plot: Some(Plot::Stragglers),
-            writers: 2,
-            collectors: 1 + rng.below(2),
-            keepers: 0,
-            followers: 1 + rng.below(2),
-            rounds: 40,
-            burst: 40,
-            restart: (10_000, 2_000_000),
-            faults: Faults::default(),
-            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
-            max_in_flight,
-            long_pause: 0.005,
-            brief,
-            leave: 0.02,
-            flush: 0.7,
-            latency: (40, 400),
-            min_age: Duration::ZERO,
-            plain: 0.0,
-            fence_width: 1,
-            ..self
-        }
-    }
-
-    /// Short tenures, most of which end cleanly, and claims that fail half way.
-    fn closes(self, rng: &mut Rng) -> Self {
-        Self {
-            plot: Some(Plot::Closes),
-            writers: 3,
-            collectors: 1,
-            keepers: 0,
-            rounds: 60,
-            burst: 1 + rng.below(6),
-            faults: Faults { unavailable: *rng.pick(&[0.0, 0.02, 0.2]).unwrap_or(&0.0), ..Faults::default() },
-            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
-            restart: (1, 100_000),
-            long_pause: 0.02,
-            brief: 0.2,
-            late_append: 0.6,
-            leave: 0.3,
-            flush: 0.7,
-            partial: 0.0,
-            min_age: Duration::ZERO,
-            plain: 0.0,
-            fence_width: 1,
-            ..self
-        }
-    }
-
-    /// Little happens but checkpoints, so that an expiry is often the next commit.
-    fn lifetimes(self) -> Self {
-        Self {
-            plot: Some(Plot::Lifetimes),
-            writers: 1,
-            collectors: 1,
-            keepers: 1,
-            keeper_actions: 100,
-            followers: 0,
-            rounds: 40,
-            burst: 2,
-            faults: Faults::default(),
-            stalls: Stalls { at_poll: 0.0, before: [0.0; POINTS], after: [0.0; POINTS] },
-            long_pause: 0.5,
-            merge: 0.0,
-            min_age: Duration::ZERO,
-            ..self
         }
     }
 

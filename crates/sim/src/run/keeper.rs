@@ -7,7 +7,7 @@ use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions};
 use fencepost_wal::{Error, Shard};
 use tokio::time::Instant;
 
-use super::habits::spread;
+use super::habits::{Plot, spread};
 use super::process::Process;
 use super::world::Moment;
 use super::writer::judge_error;
@@ -20,6 +20,8 @@ pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
     let world = &process.world;
     let mut made: Vec<Checkpoint> = Vec::new();
     let mut left = world.habits.keeper_actions;
+    // What a checkpoint holds is not collected.
+    let only_refreshes = world.habits.plot == Some(Plot::Suspended);
     while world.rounds_left() > 0 {
         if left == 0 {
             world.wait_for(&Moment { at: Instant::now() + FOR_EVER, event: None }).await;
@@ -28,13 +30,15 @@ pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
         left -= 1;
         process.pause().await;
         let seen = world.changes();
-        let lifetime = process.roll(|dice| match dice.chance(0.2) {
+        let lifetime = process.roll(|dice| match dice.chance(if only_refreshes { 1.0 } else { 0.2 }) {
             true => None,
             false => Some(Duration::from_millis(spread(dice, 100, 48 * HOUR_MS).as_millis() as u64)),
         });
         let which = process.roll(|dice| dice.below(made.len() as u64)) as usize;
         process.set_refreshes(false);
-        let error = match (process.roll(|dice| dice.below(4)), made.get(which).cloned()) {
+        let action = process.roll(|dice| dice.below(4));
+        let action = if only_refreshes { 1 } else { action };
+        let error = match (action, made.get(which).cloned()) {
             (0, Some(old)) => {
                 world.state().oracle.deletion_asked(old.id);
                 made.remove(which);

@@ -88,6 +88,11 @@ pub fn simulate(seed: u64, trace: bool) -> Report {
     })
 }
 
+/// The adversary's plot in the run of a seed, by name; `None`: it has none.
+pub fn plot_of(seed: u64) -> Option<String> {
+    Habits::draw(&mut Rng::new(seed)).plot.map(|plot| format!("{plot:?}"))
+}
+
 /// The same with a rule of the protocol turned off.
 #[cfg(feature = "mutants")]
 pub fn simulate_mutant(seed: u64, trace: bool, mutant: Mutant) -> Report {

@@ -65,6 +65,8 @@ struct State {
     dead: bool,
     throttled_until: Option<Instant>,
     long_stalls: u32,
+    /// The position that it reads next, as a follower.
+    follows: Option<u64>,
     /// It refreshes a checkpoint at the moment.
     refreshes: bool,
     /// The epoch with which it took the shard over.
@@ -97,7 +99,8 @@ impl Process {
             name,
             role,
             is_steady,
-            sleeps_through_stalls: dice.chance(0.5),
+            sleeps_through_stalls: dice.chance(0.5)
+                || (role == Role::Follower && world.habits.plot == Some(Plot::Suspended)),
             patience: draw_patience(&mut dice),
             world: Arc::clone(world),
             state: Mutex::default(),
@@ -173,6 +176,20 @@ impl Process {
         epoch.is_some() && epoch == self.world.state().oracle.epoch()
     }
 
+    /// Whether it is there that it reads next, not ahead.
+    pub(crate) fn is_at(&self, position: u64) -> bool {
+        lock(&self.state).follows == Some(position)
+    }
+
+    /// Whether what it reads next is at or below this R.
+    pub(crate) fn is_behind(&self, replay_after: u64) -> bool {
+        lock(&self.state).follows.is_some_and(|next| next <= replay_after)
+    }
+
+    pub(crate) fn set_follows(&self, position: Option<u64>) {
+        lock(&self.state).follows = position;
+    }
+
     pub(crate) fn refreshes(&self) -> bool {
         lock(&self.state).refreshes
     }
@@ -219,7 +236,17 @@ impl Process {
 
     /// When something comes that waits for an event, at the latest.
     pub(crate) fn moment_of(event: Event, number: u64) -> Moment {
-        Moment { at: Instant::now() + Duration::from_millis(6 * DAY), event: Some((event, number)) }
+        let limit = match event {
+            // Who holds it back comes soon, or another version is the next.
+            Event::HeldAt => 5 * SECOND,
+            // A writer that goes on has sent its next entry by then.
+            Event::LandedAt => MINUTE,
+            // Its sender waits all the while.
+            Event::CollectedAt => HOUR,
+            Event::ReturnedAt => 2 * HOUR,
+            _ => 6 * DAY,
+        };
+        Moment { at: Instant::now() + Duration::from_millis(limit), event: Some((event, number)) }
     }
 
     fn is_stalled(&self) -> bool {
@@ -345,7 +372,9 @@ impl Process {
     }
 
     async fn pause_of(&self, (least, most): (u64, u64)) {
-        let long = self.world.habits.long_pause;
+        // There, days pass for those who commit, not for those who append.
+        let is_busy = self.role == Role::Writer && self.world.habits.plot == Some(Plot::Suspended);
+        let long = if is_busy { 0.0 } else { self.world.habits.long_pause };
         let pause = self.roll(|dice| match dice.chance(long) {
             true => spread(dice, MINUTE, 2 * DAY),
             false => spread(dice, least, most),

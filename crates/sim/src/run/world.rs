@@ -40,10 +40,16 @@ pub(crate) enum Event {
     AwaitedAt,
     /// Bytes came to exactly this position after it had been collected.
     ReturnedAt,
+    /// An entry landed at exactly this position.
+    LandedAt,
+    /// Exactly this position was collected.
+    CollectedAt,
+    /// Somebody's PUT of exactly this manifest is held back.
+    HeldAt,
 }
 
 /// How many kinds of events there are.
-pub(crate) const EVENTS: usize = 11;
+pub(crate) const EVENTS: usize = 14;
 
 /// When something goes on: at a time, or earlier if others have done something often enough.
 #[derive(Debug, Clone, Copy)]
@@ -371,6 +377,9 @@ impl World {
                     found = state.oracle.created(&kind, bytes, &mut state.coverage);
                     state.add_events(events);
                     state.note_return(&kind, events);
+                    if let ObjectKind::Entry(position) = kind {
+                        state.exact.insert((Event::LandedAt, position));
+                    }
                     state.changes += 1;
                     Ok(Answer::Done)
                 }
@@ -385,6 +394,7 @@ impl World {
                         found = state.oracle.deleted(&kind, &mut state.coverage);
                         if let ObjectKind::Entry(position) = kind {
                             state.collected.insert(position);
+                            state.exact.insert((Event::CollectedAt, position));
                         }
                         state.add_events(events);
                         state.changes += 1;

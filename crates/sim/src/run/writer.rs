@@ -17,7 +17,7 @@ use futures::stream::FuturesUnordered;
 use object_store::{ObjectStore, PutMode};
 use tokio::sync::{Notify, mpsc};
 
-use super::habits::{Kind, spread};
+use super::habits::{Kind, Plot, spread};
 use super::oracle::{Invariant, ids_of, rows};
 use super::process::Process;
 use crate::lock;
@@ -412,13 +412,24 @@ impl Writer<'_> {
         let (covers, rows) = {
             let memtable = lock(&self.memtable);
             let index = self.process.roll(|dice| dice.below(memtable.len() as u64)) as usize;
+            // Just behind where the adversary has a zombie lying in wait, if it has: the entry at R is not collected.
+            let zombie = {
+                let state = self.process.world.state();
+                state.lying_in_wait.copy_behind(state.oracle.replay_after())
+            };
+            let behind = zombie.map(|zombie| zombie + 1);
+            let behind = behind.filter(|behind| partial && memtable.iter().any(|(at, _)| at == behind));
             let covers = match memtable.get(index) {
-                Some((position, _)) if partial => *position,
+                Some((position, _)) if partial => behind.unwrap_or(*position),
                 _ => acknowledged,
             };
             let rows = memtable.iter().take_while(|(at, _)| *at <= covers);
             (covers, rows.flat_map(|(_, ids)| ids.iter().copied()).collect::<Vec<_>>())
         };
+        // Its owners wait for days for what hangs: without rows, R would not rise a million times.
+        if rows.is_empty() && self.process.world.habits.plot == Some(Plot::Suspended) {
+            return Ok(None);
+        }
         if partial {
             self.process.world.count("partial flushes begun");
         }

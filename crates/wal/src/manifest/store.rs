@@ -84,7 +84,7 @@ impl ManifestStore {
             };
             // Absent: pruned between the LIST and the GET, so there is a newer one.
             if let Some(manifest) = self.read(version).await?
-                && (self.elapsed(asked) < SLOW_READ || is_on(Mutant::CollectorLooksOnce))
+                && self.elapsed(asked) < SLOW_READ
             {
                 return Ok(Some(manifest));
             }
@@ -113,7 +113,10 @@ impl ManifestStore {
     /// # Errors
     /// As [`latest`](Self::latest); [`Error::Contention`] if every look finds a newer one.
     pub async fn latest_certain(&self) -> Result<Option<ShardManifest>> {
-        let found = self.latest_seen_twice().await?;
+        let found = match is_on(Mutant::CollectorLooksOnce) {
+            true => self.latest().await?,
+            false => self.latest_seen_twice().await?,
+        };
         if let Some(manifest) = &found {
             // I7: a power loss must not take back what others act on.
             self.shard.store().settle(&self.shard.manifest_path(manifest.version)).await?;
@@ -127,7 +130,7 @@ impl ManifestStore {
             let Some(manifest) = self.latest().await? else {
                 return Ok(None);
             };
-            if is_on(Mutant::CollectorLooksOnce) || self.newest_version().await? == Some(manifest.version) {
+            if self.newest_version().await? == Some(manifest.version) {
                 return Ok(Some(manifest));
             }
         }

@@ -4,15 +4,15 @@
 //!
 //! It does nothing that the store and the processes of section 1 could not do: it only chooses when.
 
+mod plots;
+mod shapes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::habits::Plot;
-use super::process::{Process, Role};
+use super::process::Process;
 use super::world::{Event, ObjectKind, Request};
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// PUTs that come when it hurts, by object, and how many of them.
 #[derive(Debug, Default)]
@@ -21,8 +21,23 @@ pub(crate) struct LyingInWait {
     manifests: BTreeMap<u64, u32>,
     /// Entries that land when somebody else's PUT to their position is sent.
     stragglers: BTreeMap<u64, u32>,
-    /// Second copies of entries, which land once the position has been collected.
+    /// Entries, or second copies of them, which land once the position has been collected.
     copies: BTreeMap<u64, u32>,
+    /// Entries that leave their position to a successor's sentinel.
+    firsts: BTreeMap<u64, u32>,
+    /// Manifests of flushes that wait until somebody else's commit of the same version is held back.
+    flushes: BTreeMap<u64, u32>,
+    /// Manifests that somebody listed, and will read when another has come in their place.
+    listed: BTreeMap<u64, u32>,
+    /// Ranges of sentinels, by their first position, some of which are held back so that entries come in between.
+    ranges: BTreeMap<u64, u32>,
+}
+
+impl LyingInWait {
+    /// The lowest position behind R for which an entry that never stood there lies in wait.
+    pub(crate) fn copy_behind(&self, replay_after: u64) -> Option<u64> {
+        self.copies.range(replay_after + 1..).next().map(|(position, _)| *position)
+    }
 }
 
 /// One of those, for as long as it is under way.
@@ -52,6 +67,26 @@ impl Trap {
     /// A second copy of an entry.
     fn copy(process: &Arc<Process>, position: u64) -> Self {
         Self::set(process, |wait| &mut wait.copies, position)
+    }
+
+    /// A manifest that was listed and will be read later.
+    fn listed(process: &Arc<Process>, version: u64) -> Self {
+        Self::set(process, |wait| &mut wait.listed, version)
+    }
+
+    /// An entry that leaves its position to a successor's sentinel.
+    fn first(process: &Arc<Process>, position: u64) -> Self {
+        Self::set(process, |wait| &mut wait.firsts, position)
+    }
+
+    /// A flush that waits for another's commit.
+    fn flush(process: &Arc<Process>, version: u64) -> Self {
+        Self::set(process, |wait| &mut wait.flushes, version)
+    }
+
+    /// A range of sentinels.
+    fn range(process: &Arc<Process>, first: u64) -> Self {
+        Self::set(process, |wait| &mut wait.ranges, first)
     }
 }
 
@@ -85,11 +120,15 @@ pub(crate) enum Plan {
 
 /// What becomes of a request that `process` is about to send; `None`: what the dice say.
 pub(crate) fn plan(process: &Arc<Process>, request: &Request, kind: &ObjectKind) -> Option<Plan> {
+    use plots::*;
     match (process.world.habits.plot?, kind) {
         (Plot::ForgottenManifests, ObjectKind::Manifest(version)) => forgotten(process, request, *version),
         (Plot::Stragglers, ObjectKind::Entry(position)) => straggling(process, request, *position),
         (Plot::Closes, ObjectKind::Entry(position)) => collected(process, request, *position),
         (Plot::Lifetimes, ObjectKind::Manifest(_)) => expired(process, request),
+        (Plot::Suspended, ObjectKind::Entry(position)) => zombies(process, request, *position),
+        (Plot::Suspended, ObjectKind::Manifest(version)) => suspended(process, request, *version),
+        (Plot::Ranges, ObjectKind::Entry(position)) => between(process, request, *position),
         _ => None,
     }
 }
@@ -104,6 +143,7 @@ impl Plan {
             Self::LoseAnswerAndStall(Event::PrunedUpTo, ..) => {
                 "plots: a manifest's PUT repeated when its version was pruned"
             }
+            Self::StallBefore(Event::HeldAt, ..) => "plots: a flush that waited until another's commit was held back",
             Self::StallBefore(_, _, Some(_)) => "plots: a commit upon a manifest that came back",
             Self::LoseAnswerAndStall(..) => "plots: a commit unanswered until another stood in its place",
             Self::StallBefore(Event::CheckpointDeleted, ..) => {
@@ -111,6 +151,10 @@ impl Plan {
             }
             Self::StallBefore(Event::CameBackAt, ..) => "plots: a manifest's GET held back until another stood there",
             Self::StallBefore(Event::ReturnedAt, ..) => "plots: a follower held in front of a copy that returned",
+            Self::HangUntil(Event::CollectedAt, ..) => {
+                "plots: an entry on the wire until a successor's in its place was collected"
+            }
+            Self::HangUntil(Event::LandedAt, ..) => "plots: an entry that landed before a sentinel beside it",
             Self::StallBefore(..) => "plots: an entry's PUT held back until its position was collected",
             Self::HangUntil(Event::CollectedUpTo, ..) => {
                 "plots: an entry's PUT on the wire until its position was collected"
@@ -119,104 +163,5 @@ impl Plan {
             Self::HangUntil(..) => "plots: an entry on the wire until a successor's PUT to its position",
             Self::Die => "plots: a death with a window on the wire",
         }
-    }
-}
-
-/// Schedules 17, 28, 42 and 43: a manifest comes back, and somebody else stands just there.
-fn forgotten(process: &Arc<Process>, request: &Request, version: u64) -> Option<Plan> {
-    let (comes_back, one_before) = {
-        let state = process.world.state();
-        let manifests = &state.lying_in_wait.manifests;
-        (manifests.contains_key(&version), manifests.contains_key(&version.saturating_sub(1)))
-    };
-    if process.is_steady {
-        return None;
-    }
-    let pruned = |process: &Process| version + process.roll(|dice| dice.below(3));
-    // A claim is held back while there is an owner to be deceived by it.
-    let is_claim = !process.owns() && process.world.state().owner.is_some();
-    // Writers have most to lose.
-    let chance = |writer: f64, other: f64| process.chance(if process.role == Role::Writer { writer } else { other });
-    match request {
-        Request::Create(_) if one_before && chance(0.7, 0.3) => {
-            let trap = Trap::manifest(process, version);
-            Some(Plan::StallBefore(Event::CameBackAt, version - 1, Some(trap)))
-        }
-        Request::Create(_) if comes_back && chance(0.7, 0.2) => {
-            Some(Plan::LoseAnswerAndStall(Event::CameBackAt, version, None))
-        }
-        Request::Create(_) if chance(if is_claim { process.world.habits.held_claims } else { 0.08 }, 0.03) => {
-            let trap = Trap::manifest(process, version);
-            Some(Plan::StallBefore(Event::PrunedUpTo, pruned(process), Some(trap)))
-        }
-        Request::Create(_) if chance(0.08, 0.03) => {
-            let trap = Trap::manifest(process, version);
-            Some(Plan::LoseAnswerAndStall(Event::PrunedUpTo, pruned(process), Some(trap)))
-        }
-        Request::Get if comes_back && may_stall_over_newest(process, version) && chance(0.9, 0.3) => {
-            Some(Plan::StallBefore(Event::CameBackAt, version, None))
-        }
-        _ => None,
-    }
-}
-
-/// A stall here costs something: the version is the newest one. Of writers, one that owns the shard and is suspended with
-/// its clock, so that it does not see how long it was.
-fn may_stall_over_newest(process: &Process, version: u64) -> bool {
-    let is_newest = process.world.state().oracle.newest_version() == version;
-    is_newest && (process.role != Role::Writer || (process.sleeps_through_stalls && process.owns()))
-}
-
-/// Schedules 14, 15 and 41: what a dead writer has on the wire lands in front of its successor's entries.
-fn straggling(process: &Arc<Process>, request: &Request, position: u64) -> Option<Plan> {
-    let (is_awaited, comes_again) = {
-        let wait = &process.world.state().lying_in_wait;
-        (wait.stragglers.contains_key(&position), wait.copies.contains_key(&position))
-    };
-    // Given up sooner, a request that hangs would be sent again.
-    let is_patient = process.patience > DAY;
-    match request {
-        // Most wait for rows: what lands in front of a sentinel is only read.
-        Request::Create(_) if is_awaited && !process.has_owned() && process.chance(0.7) => None,
-        Request::Create(_) if is_awaited => {
-            process.world.happened(Event::AwaitedAt, position);
-            if process.chance(0.4) {
-                Some(Plan::StallBefore(Event::CollectedUpTo, position, None))
-            } else if process.chance(0.4) {
-                Some(Plan::LandAt(Event::CollectedUpTo, position, Trap::copy(process, position)))
-            } else {
-                None
-            }
-        }
-        Request::Create(_) if process.entries_on_the_wire() > 0 && is_patient && process.chance(0.04) => {
-            Some(Plan::HangUntil(Event::AwaitedAt, position, Some(Trap::straggler(process, position))))
-        }
-        Request::Create(_) if process.entries_on_the_wire() > 1 && process.chance(0.05) => Some(Plan::Die),
-        Request::Get if comes_again && process.role == Role::Follower && process.chance(0.8) => {
-            Some(Plan::StallBefore(Event::ReturnedAt, position, None))
-        }
-        _ => None,
-    }
-}
-
-/// Schedules 1, 2 and 13: an entry arrives when nothing stands at its position any more, unless a fence does.
-fn collected(process: &Arc<Process>, request: &Request, position: u64) -> Option<Plan> {
-    match request {
-        Request::Create(_) if process.chance(0.1) => Some(Plan::StallBefore(Event::CollectedUpTo, position, None)),
-        Request::Create(_) if process.patience > DAY && process.chance(0.1) => {
-            Some(Plan::HangUntil(Event::CollectedUpTo, position, None))
-        }
-        _ => None,
-    }
-}
-
-/// Schedule 26: a keeper has found its checkpoint alive, and commits when a collector has found it expired.
-fn expired(process: &Arc<Process>, request: &Request) -> Option<Plan> {
-    let next = process.world.events(Event::CheckpointDeleted) + 1;
-    match request {
-        Request::Create(_) if process.refreshes() && process.chance(0.6) => {
-            Some(Plan::StallBefore(Event::CheckpointDeleted, next, None))
-        }
-        _ => None,
     }
 }
