@@ -101,6 +101,29 @@ pub(crate) struct TableArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    #[command(flatten)]
+    pub(crate) wal_store: WalStoreArgs,
+}
+
+/// A store for the logs.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct WalStoreArgs {
+    /// The store of the logs, if they are not in the table's own: a path or URL. `create` remembers it; a writer moves logs
+    /// that are elsewhere here once nothing is left to replay; readers need it only for its options
+    #[arg(long = "wal-store", value_name = "URL")]
+    pub(crate) wal_store_url: Option<String>,
+    /// An option of that store (repeatable)
+    #[arg(long = "wal-storage-option", value_name = "K=V", value_parser = key_value, requires = "wal_store_url")]
+    pub(crate) wal_store_options: Vec<(String, String)>,
+}
+
+/// What a writer gives up.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AbandonArgs {
+    /// Open shards whose WAL store is lost: their rows that were not flushed are given up, and their last writer is asserted
+    /// to be dead (one that only stalls could go on acknowledging rows that nobody will read)
+    #[arg(long)]
+    pub(crate) abandon_wal_store: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -187,6 +210,8 @@ pub(crate) struct IngestArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     pub(crate) ack_log: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) abandon: AbandonArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -224,6 +249,8 @@ pub(crate) struct InspectArgs {
 pub(crate) struct FlushArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
+    #[command(flatten)]
+    pub(crate) abandon: AbandonArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -174,6 +174,9 @@ fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
         }
         WalError::Store { .. } => (Exit::Store, Some(STORE_HELP)),
         WalError::StoreUnfit { .. } => (Exit::Store, Some("`fencepost probe URL` shows what a store honours")),
+        WalError::WalStoreMissing { .. } | WalError::WalStoreMismatch { .. } | WalError::WalStoreInUse { .. } => {
+            (Exit::Store, Some("`fencepost inspect` shows where the log of each shard is"))
+        }
         WalError::Fenced { .. } => (
             Exit::Fenced,
             Some("another writer owns the table now; run the command again only if this one is meant to own it"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 use fencepost::{MemTableConfig, Sharding, Store, Table, TableOptions, WriterConfig};
 
-use crate::args::{LayoutArgs, StorageArgs, TableArgs};
+use crate::args::{AbandonArgs, LayoutArgs, StorageArgs, TableArgs};
 use crate::error::{CliError, Exit, Result};
 
 /// The store behind a URL or path.
@@ -16,12 +16,25 @@ pub(crate) fn open_store(url: &str, storage: &StorageArgs) -> Result<Store> {
 
 /// Opens the table.
 pub(crate) async fn open(args: &TableArgs) -> Result<Table> {
-    Ok(Table::open(open_store(&args.url, &args.storage)?).await?)
+    Ok(opened(args).await?)
+}
+
+async fn opened(args: &TableArgs) -> Result<Table, fencepost::Error> {
+    let store = Store::open(&args.url, &args.storage.options())?;
+    match wal_store(args)? {
+        Some(wal_store) => Table::open_with_wal_store(store, wal_store).await,
+        None => Table::open(store).await,
+    }
+}
+
+fn wal_store(args: &TableArgs) -> Result<Option<Store>, fencepost::Error> {
+    let options = args.wal_store.wal_store_options.iter().cloned().collect();
+    args.wal_store.wal_store_url.as_ref().map(|url| Ok(Store::open(url, &options)?)).transpose()
 }
 
 /// Opens the table if there is one.
 pub(crate) async fn open_if_there(args: &TableArgs) -> Result<Option<Table>> {
-    match Table::open(open_store(&args.url, &args.storage)?).await {
+    match opened(args).await {
         Ok(table) => Ok(Some(table)),
         Err(fencepost::Error::TableNotFound { .. }) => Ok(None),
         Err(e) => Err(e.into()),
@@ -30,7 +43,11 @@ pub(crate) async fn open_if_there(args: &TableArgs) -> Result<Option<Table>> {
 
 /// Creates the table.
 pub(crate) async fn create(args: &TableArgs, schema: SchemaRef, options: TableOptions) -> Result<Table> {
-    Ok(Table::create(open_store(&args.url, &args.storage)?, schema, options).await?)
+    let store = open_store(&args.url, &args.storage)?;
+    Ok(match wal_store(args)? {
+        Some(wal_store) => Table::create_with_wal_store(store, wal_store, schema, options).await?,
+        None => Table::create(store, schema, options).await?,
+    })
 }
 
 /// The schema and options of a new table: the columns of its key hold no nulls.
@@ -83,6 +100,13 @@ pub(crate) fn writer_config(memtable_rows: Option<usize>) -> WriterConfig {
     if let Some(rows) = memtable_rows {
         config.memtable = Some(MemTableConfig { max_rows: rows, ..MemTableConfig::default() });
     }
+    config
+}
+
+/// Settings of a writer that may have to give up a lost WAL store.
+pub(crate) fn writer_config_of(abandon: &AbandonArgs) -> WriterConfig {
+    let mut config = writer_config(None);
+    config.open.abandon_wal_store = abandon.abandon_wal_store;
     config
 }
 

@@ -10,6 +10,7 @@ mod table_id;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wal_store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
-use fencepost_wal::{Generation, ShardId, ShardManifest};
+use fencepost_wal::{Generation, Shard, ShardId, ShardManifest, Store};
 use lance::Dataset;
 use lance::dataset::mem_wal::DatasetMemWalExt;
 use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION};
@@ -28,6 +29,7 @@ use uuid::Uuid;
 pub(crate) use self::indexes::IndexCoverage;
 use self::shard_ids::{TableSpec, shard_id_for};
 use self::table_id::{TABLE_ID_KEY, table_id};
+use self::wal_store::WalStore;
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 use crate::sharding::{ShardValue, Sharding};
@@ -46,6 +48,8 @@ pub(crate) struct BaseTable {
     fixed: Arc<[(ShardId, ShardValue)]>,
     fixed_by_id: Arc<HashMap<ShardId, usize>>,
     merged: Arc<BTreeMap<ShardId, Generation>>,
+    /// Where writers want the logs, if not in the table's own store.
+    wal_store: Option<WalStore>,
 }
 
 impl BaseTable {
@@ -62,9 +66,10 @@ impl BaseTable {
         schema: &SchemaRef,
         primary_key: &[String],
         sharding: &Sharding,
+        wal_store: Option<Store>,
     ) -> Result<Self> {
-        create::create(store, schema, primary_key, sharding).await?;
-        Self::open(store).await
+        create::create(store, schema, primary_key, sharding, wal_store.as_ref()).await?;
+        Self::open(store, wal_store).await
     }
 
     /// Opens the latest version.
@@ -72,9 +77,12 @@ impl BaseTable {
     /// # Errors
     /// [`Error::TableNotFound`] if there is no dataset, or one without a MemWAL index; [`Error::NotSupported`] for a
     /// table whose sharding or columns we do not know.
-    pub(crate) async fn open(store: &LanceStore) -> Result<Self> {
+    pub(crate) async fn open(store: &LanceStore, wal_store: Option<Store>) -> Result<Self> {
         match find(store).await? {
-            Found::Dataset(dataset) => Self::of(store, *dataset).await,
+            Found::Dataset(dataset) => {
+                let wal_store = WalStore::choose(store, &dataset, wal_store)?;
+                Self::of(store, *dataset, wal_store).await
+            }
             Found::Nothing => Err(not_found(store, "there is no Lance dataset")),
             Found::File => Err(not_found(store, "it is a file, a table is a folder")),
         }
@@ -90,10 +98,10 @@ impl BaseTable {
         if dataset.version().version == self.dataset.version().version {
             return Ok(self.clone());
         }
-        Self::of(&self.store, dataset).await
+        Self::of(&self.store, dataset, self.wal_store.clone()).await
     }
 
-    async fn of(store: &LanceStore, dataset: Dataset) -> Result<Self> {
+    async fn of(store: &LanceStore, dataset: Dataset, wal_store: Option<WalStore>) -> Result<Self> {
         let details = mem_wal_details(store, &dataset).await?;
         let Some(details) = details else {
             let reason = match (dataset.config().contains_key(TABLE_ID_KEY), dataset.version().version) {
@@ -123,6 +131,7 @@ impl BaseTable {
             fixed: fixed.into(),
             fixed_by_id: Arc::new(fixed_by_id),
             merged: Arc::new(merged),
+            wal_store,
             dataset,
         })
     }
@@ -130,6 +139,15 @@ impl BaseTable {
     /// The store that the table lies in.
     pub(crate) fn lance_store(&self) -> &LanceStore {
         &self.store
+    }
+
+    /// A shard of the table, with the store that its log is to be in.
+    pub(crate) fn shard(&self, id: ShardId) -> Shard {
+        let shard = Shard::new(self.store.store().clone(), id);
+        match &self.wal_store {
+            Some(wal_store) => wal_store.of(shard),
+            None => shard,
+        }
     }
 
     /// The Lance dataset, at one version.

@@ -114,7 +114,7 @@ async fn made(base: &BaseTable) -> Result<Vec<TableShard>> {
 }
 
 fn shard(base: &BaseTable, id: ShardId) -> Shard {
-    Shard::new(base.lance_store().store().clone(), id)
+    base.shard(id)
 }
 
 /// The newest version, still the newest when it was read, and durable. One that was cleaned up and whose name came back

@@ -36,6 +36,8 @@ pub struct ShardInspection {
     pub replay_after: u64,
     /// The last position of the log; equal to `replay_after` when nothing is left to replay.
     pub tail: u64,
+    /// The URL of the WAL store that holds the log; `None`: the table's own store does.
+    pub wal_store: Option<String>,
     /// Rows in the log behind `replay_after`.
     pub rows_in_log: u64,
     /// The generation that the next SSTable gets.
@@ -103,7 +105,7 @@ pub(crate) async fn inspect(base: &BaseTable) -> Result<Inspection> {
 
 async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableShard) -> Result<ShardInspection> {
     let TableShard { id, value, .. } = found;
-    let shard = Shard::new(base.lance_store().store().clone(), id);
+    let shard = base.shard(id);
     loop {
         let latest = ManifestStore::new(shard.clone()).latest().await?;
         let manifest = latest.unwrap_or_else(|| base.first_manifest(id, &value));
@@ -131,6 +133,7 @@ async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableS
             writer_epoch: manifest.writer_epoch.get(),
             replay_after: manifest.replay_after.get(),
             tail: tail.get(),
+            wal_store: manifest.wal_store().map(|wal_store| wal_store.url.clone()),
             rows_in_log,
             current_generation: manifest.current_generation.get(),
             sstables: sstables.collect(),

@@ -157,5 +157,5 @@ pub(crate) async fn make(base: &BaseTable, id: ShardId, value: &ShardValue) -> R
 }
 
 fn manifests(base: &BaseTable, id: ShardId) -> ManifestStore {
-    ManifestStore::new(Shard::new(base.lance_store().store().clone(), id))
+    ManifestStore::new(base.shard(id))
 }

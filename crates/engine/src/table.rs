@@ -50,10 +50,34 @@ impl Table {
     /// [`Error::TableExists`]; [`Error::InvalidOptions`] if schema, key and sharding do not go together, or Lance
     /// cannot store a column.
     pub async fn create(store: Store, schema: SchemaRef, options: TableOptions) -> Result<Self> {
+        Self::create_in(store, None, schema, options).await
+    }
+
+    /// As [`create`](Self::create), with the logs of all shards, also of those that are made later, in a store of their own: one
+    /// of low latency, say, and the table where bytes are cheap. The table remembers the URL; options of that store are
+    /// given again at [`open_with_wal_store`](Self::open_with_wal_store). Lance must not write to such a table's shards.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_with_wal_store(
+        store: Store,
+        wal_store: Store,
+        schema: SchemaRef,
+        options: TableOptions,
+    ) -> Result<Self> {
+        Self::create_in(store, Some(wal_store), schema, options).await
+    }
+
+    async fn create_in(
+        store: Store,
+        wal_store: Option<Store>,
+        schema: SchemaRef,
+        options: TableOptions,
+    ) -> Result<Self> {
         let TableOptions { primary_key, sharding } = options;
         sharding.validate(&schema, &primary_key)?;
         let lance = LanceStore::new(&store);
-        let base = BaseTable::create(&lance, &schema, &primary_key, &sharding).await?;
+        let base = BaseTable::create(&lance, &schema, &primary_key, &sharding, wal_store).await?;
         let base = &base;
         let fixed = stream::iter(base.fixed_shards().to_vec());
         let fixed = fixed.map(|(id, value)| async move { shards::make(base, id, &value).await });
@@ -67,7 +91,18 @@ impl Table {
     /// [`Error::TableNotFound`], saying what was found instead; [`Error::NotSupported`] for a sharding that is none of
     /// [`Sharding`]'s.
     pub async fn open(store: Store) -> Result<Self> {
-        let base = BaseTable::open(&LanceStore::new(&store)).await?;
+        let base = BaseTable::open(&LanceStore::new(&store), None).await?;
+        Ok(Self::of(store, base))
+    }
+
+    /// As [`open`](Self::open), with a WAL store. Writers move the log of a shard there when they open it and find no rows above R
+    /// in it (protocol section 10): after a [`flush`](Self::flush) or a clean close, that is. Readers follow what is
+    /// recorded; to them this only gives the options of that store.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with_wal_store(store: Store, wal_store: Store) -> Result<Self> {
+        let base = BaseTable::open(&LanceStore::new(&store), Some(wal_store)).await?;
         Ok(Self::of(store, base))
     }
 
@@ -107,7 +142,7 @@ impl Table {
     }
 
     fn shard(&self, id: ShardId) -> Shard {
-        Shard::new(self.store.clone(), id)
+        self.base.shard(id)
     }
 
     /// Takes every shard over for writing. Writers of this table in this or other processes are fenced by it; see

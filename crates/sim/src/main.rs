@@ -31,7 +31,7 @@ struct Args {
     #[arg(long)]
     mutant: Option<String>,
     /// Only seeds in which the adversary follows this plot: ForgottenManifests, Stragglers, Closes, Lifetimes, Suspended,
-    /// Ranges.
+    /// Ranges, Wipes.
     #[arg(long, value_name = "NAME")]
     plot: Option<String>,
     #[command(subcommand)]

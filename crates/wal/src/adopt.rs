@@ -14,6 +14,7 @@ use crate::checkpoint;
 use crate::entry::{EntryHead, TRAILER_BYTES, decode, ends_with_trailer};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ManifestVersion, Position};
+use crate::log::Log;
 use crate::manifest::{Extension, Fence, ManifestStore, ShardManifest};
 use crate::names;
 use crate::shard::Shard;
@@ -74,9 +75,10 @@ pub async fn adopt(shard: &Shard) -> Result<Adopted> {
                         next
                     }
                 };
+                let fences = heads.fences(&shard.log(&next).await?).await?;
                 let extension = next.extension.get_or_insert_with(Extension::default);
                 let before = extension.fences.clone();
-                extension.add_fences(heads.fences().await?);
+                extension.add_fences(fences);
                 extension.unadopted = false;
                 let added = extension.fences.iter().filter(|fence| !before.contains(fence)).copied();
                 *gained.lock().unwrap_or_else(PoisonError::into_inner) = added.collect();
@@ -148,7 +150,7 @@ async fn has_objects_of_ours(shard: &Shard) -> Result<bool> {
     if !store.list(&shard.checkpoint_folder()).await?.is_empty() {
         return Ok(true);
     }
-    let entries = listed(shard).await?;
+    let entries = listed(&Log::own(shard)).await?;
     let ours = stream::iter(entries).map(|(_, object)| async move {
         // By its extent: not every store can be asked for the last bytes of an object.
         let Some(start) = object.size.checked_sub(TRAILER_BYTES as u64) else {
@@ -167,8 +169,8 @@ async fn has_objects_of_ours(shard: &Shard) -> Result<bool> {
     Ok(false)
 }
 
-async fn listed(shard: &Shard) -> Result<Vec<(Position, ObjectMeta)>> {
-    let listed = shard.store().list(&shard.wal_folder()).await?;
+async fn listed(log: &Log) -> Result<Vec<(Position, ObjectMeta)>> {
+    let listed = log.store().list(log.folder()).await?;
     let position = |object: &ObjectMeta| names::parse(object.location.filename()?, names::ENTRY_SUFFIX);
     Ok(listed.into_iter().filter_map(|object| Some((Position::new(position(&object)?), object))).collect())
 }
@@ -176,7 +178,7 @@ async fn listed(shard: &Shard) -> Result<Vec<(Position, ObjectMeta)>> {
 /// What stands in the log, as far as it was read. An entry never changes, so each is read once.
 struct Heads<'a> {
     shard: &'a Shard,
-    known: Mutex<BTreeMap<Position, EntryHead>>,
+    known: Mutex<BTreeMap<(Option<Uuid>, Position), EntryHead>>,
 }
 
 impl Heads<'_> {
@@ -186,19 +188,19 @@ impl Heads<'_> {
     /// below that manifest's R, because R rises over occupied positions only; a scan from before may miss the sentinel
     /// of a Lance claimant that has flushed since. Those above R are recorded by the next claim anyway (I7). What lands
     /// later at or below R lands in a hole that was collected, where nothing was needed.
-    async fn fences(&self) -> Result<Vec<Fence>> {
-        let mut entries = listed(self.shard).await?;
+    async fn fences(&self, log: &Log) -> Result<Vec<Fence>> {
+        let mut entries = listed(log).await?;
         entries.sort_unstable_by_key(|(position, _)| *position);
         let unread: Vec<_> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.iter().filter(|(position, _)| !known.contains_key(position)).cloned().collect()
+            entries.iter().filter(|(position, _)| !known.contains_key(&(log.id(), *position))).cloned().collect()
         };
         let mut reads = stream::iter(unread)
-            .map(|(position, object)| async move { Ok((position, self.read(position, &object).await?)) })
+            .map(|(position, object)| async move { Ok((position, read_head(log, position, &object).await?)) })
             .buffer_unordered(READS_AT_ONCE);
         while let Some((position, head)) = reads.try_next().await? {
             if let Some(head) = head {
-                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(position, head);
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert((log.id(), position), head);
             }
         }
         drop(reads);
@@ -207,7 +209,7 @@ impl Heads<'_> {
         let mut fences = Vec::new();
         for (position, _) in &entries {
             // Absent: it was deleted since the LIST.
-            let Some(head) = known.get(position) else { continue };
+            let Some(head) = known.get(&(log.id(), *position)) else { continue };
             // One too many is left for ever, one too few lets a stalled writer acknowledge what is not there (I3).
             if head.is_sentinel || head.writer_epoch < highest {
                 fences.push(Fence { position: *position, epoch: head.writer_epoch });
@@ -216,20 +218,20 @@ impl Heads<'_> {
         }
         Ok(fences)
     }
+}
 
-    async fn read(&self, position: Position, object: &ObjectMeta) -> Result<Option<EntryHead>> {
-        let (store, path) = (self.shard.store(), &object.location);
-        if object.size > HEAD_BYTES {
-            let Some(first) = store.get_range(path, 0..HEAD_BYTES).await? else {
-                return Ok(None);
-            };
-            if let Some(head) = EntryHead::peek(path.as_ref(), first)? {
-                return Ok(Some(head));
-            }
-        }
-        let Some(bytes) = store.get(path).await? else {
+async fn read_head(log: &Log, position: Position, object: &ObjectMeta) -> Result<Option<EntryHead>> {
+    let (store, path) = (log.store(), &object.location);
+    if object.size > HEAD_BYTES {
+        let Some(first) = store.get_range(path, 0..HEAD_BYTES).await? else {
             return Ok(None);
         };
-        decode(path.as_ref(), position, &bytes).map(|entry| Some(entry.head()))
+        if let Some(head) = EntryHead::peek(path.as_ref(), first)? {
+            return Ok(Some(head));
+        }
     }
+    let Some(bytes) = store.get(path).await? else {
+        return Ok(None);
+    };
+    decode(path.as_ref(), position, &bytes).map(|entry| Some(entry.head()))
 }

@@ -70,11 +70,12 @@ impl WalAppender {
             return Err(Error::other_columns(self.tenure.shard().id(), other.schema_ref(), schema));
         }
         let bytes = encode_rows(schema, batches, self.tenure.identity())?;
+        let log = self.tenure.log().clone();
         loop {
             let position = self.next;
             let after = position.next()?;
             self.in_doubt = true;
-            let placed = place(self.tenure.shard(), position, &bytes).await;
+            let placed = place(&log, position, &bytes).await;
             self.in_doubt = false;
             let acknowledged = resolve(&self.tenure, position, placed)?;
             self.next = after;

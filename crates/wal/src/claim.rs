@@ -1,14 +1,17 @@
 //! Taking a shard over: claim, replay, fence, record (protocol section 4). The only way to open it for writing.
 
 mod fence;
+mod relocate;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
 
 use crate::adopt::inherit;
 use crate::entry::{WalEntry, WriterIdentity};
 use crate::error::{Error, Outcome, Result};
-use crate::ids::{Generation, Position};
+use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
+use crate::log::Log;
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
 use crate::mutants::{Mutant, is_on};
 use crate::names;
@@ -17,6 +20,7 @@ use crate::shard::Shard;
 use crate::slot::read_entry;
 use crate::tenure::Tenure;
 use fence::{Stand, fence};
+use relocate::{check_wanted, find_log, relocate};
 
 /// Limits of opening a shard for writing.
 #[derive(Debug, Clone)]
@@ -30,6 +34,11 @@ pub struct OpenOptions {
     /// present writer never pauses; each further try doubles them. More take such a writer over in fewer tries, and
     /// leave as many objects of under 1 KiB in the log.
     pub fence_width: usize,
+    /// If the shard's WAL store is gone: go on without it, and give up the rows that were acknowledged and not flushed. The
+    /// caller asserts that the writer which had the shard is dead: one that is only stalled could go on acknowledging
+    /// rows in that store which nobody will ever read. Default off. Without it such a shard opens only if its last
+    /// writer closed cleanly and left nothing that is needed.
+    pub abandon_wal_store: bool,
 }
 
 impl OpenOptions {
@@ -45,7 +54,7 @@ impl OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { replay_budget_bytes: 256 << 20, prefetch: 64, fence_width: 1 }
+        Self { replay_budget_bytes: 256 << 20, prefetch: 64, fence_width: 1, abandon_wal_store: false }
     }
 }
 
@@ -60,6 +69,9 @@ pub struct Opened {
 
 /// Takes a shard over for writing.
 ///
+/// If the handle has a WAL store ([`Shard::with_wal_store`]) in which the log is not yet, and nothing above R has rows, the log goes
+/// on there: positions count on, and one more manifest records it.
+///
 /// This writes: a manifest that claims the next epoch, a fence sentinel in the log, and a manifest that records it.
 /// A live writer of the shard is fenced by it; if it never pauses, several sentinels side by side may be needed. Nothing retries after [`Error::Fenced`]: two processes that both
 /// reopen would fence each other for ever.
@@ -68,13 +80,14 @@ pub struct Opened {
 /// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Unadopted`] if another engine's manifests replaced all of
 /// ours, [`Error::Stranded`] if an entry that it acknowledged could get lost; [`Error::Fenced`] if a newer claim was met;
 /// [`Error::LogHole`] and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer
-/// never pauses and is too fast; [`Error::InvalidArgument`] for an option out of its limits.
+/// never pauses and is too fast; [`Error::WalStoreMissing`] and [`Error::WalStoreMismatch`] if the log is in a WAL store that is not
+/// to be found, before anybody is fenced; [`Error::WalStoreInUse`]; [`Error::InvalidArgument`] for an option out of its limits.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
     options.validate()?;
     let manifests = ManifestStore::new(shard.clone());
-    let claim = claim(shard, &manifests).await?;
+    let mut claim = claim(shard, &manifests, options.abandon_wal_store).await?;
     let mut reading = Reading::new(shard, &claim, options);
-    let stand = match read_and_fence(shard, &claim, &mut reading, options).await {
+    let stand = match read_and_fence(&manifests, &mut claim, &mut reading, options).await {
         Ok(stand) => stand,
         Err(error) => {
             if is_on(Mutant::CloseUnrecorded) {
@@ -87,6 +100,10 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         manifests.lineage_holds(&claim.held.manifest).await?;
     }
     let record = record(shard, &manifests, &claim, &stand, &reading).await?;
+    let (record, log) = match relocate(shard, &manifests, &claim, stand.last, &reading, record).await {
+        Ok(located) => located,
+        Err(error) => return Err(damage_or_fenced(&manifests, shard, &claim.identity, error).await),
+    };
 
     let replay_after = claim.held.manifest.replay_after;
     let kept = reading.kept;
@@ -99,25 +116,30 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         kept,
         again: dropped_from.map(|from| {
             let liveness = Liveness::after(reading.liveness.highest_at_or_below(before(from)));
-            (Prefetch::new(shard.clone(), from, Some(before(stand.last)), options.prefetch), liveness)
+            (Prefetch::new(claim.log.clone(), from, Some(before(stand.last)), options.prefetch), liveness)
         }),
         current_generation: claim.held.manifest.current_generation,
         replay_after,
     };
     let is_waived = claim.after_clean_close && is_on(Mutant::CloseWaivesZone);
     let zone_from = Some(stand.zone_from).filter(|_| !is_waived);
-    let tenure = Tenure::recorded(shard.clone(), claim.identity, stand.last, zone_from, reading.liveness, record);
+    let tenure = Tenure::recorded(shard.clone(), log, claim.identity, stand.last, zone_from, reading.liveness, record);
     Ok(Opened { tenure, replay })
 }
 
 async fn read_and_fence(
-    shard: &Shard,
-    claim: &Claim,
+    manifests: &ManifestStore,
+    claim: &mut Claim,
     reading: &mut Reading<'_>,
     options: &OpenOptions,
 ) -> Result<Stand> {
     reading.read_to_end().await?;
-    fence(shard, claim, reading, options.fence_width as u64).await
+    if is_on(Mutant::StoreChangedWithoutSentinel) {
+        let (last, held) = (before(reading.next), claim.held.clone());
+        (claim.held, claim.log) = relocate(reading.shard, manifests, claim, last, reading, held).await?;
+        reading.log = claim.log.clone();
+    }
+    fence(claim, reading, options.fence_width as u64).await
 }
 
 /// What a claimant is told that met damage (schedule 44). Step 1 keeps older writers from moving R, not newer ones: if
@@ -125,7 +147,15 @@ async fn read_and_fence(
 /// zombie's. Damage is believed only if the claim still counts in a manifest that was read later (section 3: a
 /// certain one); nobody could have collected anything above this claim's R until then.
 async fn damage_or_fenced(manifests: &ManifestStore, shard: &Shard, claim: &WriterIdentity, error: Error) -> Error {
-    let is_damage = matches!(error, Error::LogHole { .. } | Error::Stranded { .. } | Error::Corrupt { .. });
+    let is_damage = matches!(
+        error,
+        Error::LogHole { .. }
+            | Error::Stranded { .. }
+            | Error::Corrupt { .. }
+            | Error::WalStoreMissing { .. }
+            | Error::WalStoreMismatch { .. }
+            | Error::WalStoreInUse { .. }
+    );
     if !is_damage || is_on(Mutant::DamageBelieved) {
         return error;
     }
@@ -152,6 +182,8 @@ struct Claim {
     held: HeldManifest,
     /// The tenure before this one closed cleanly, so that nobody of it is left to collide with our sentinel.
     after_clean_close: bool,
+    /// Where the log is.
+    log: Log,
 }
 
 impl Claim {
@@ -166,27 +198,38 @@ impl Claim {
 }
 
 /// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
-async fn claim(shard: &Shard, manifests: &ManifestStore) -> Result<Claim> {
+async fn claim(shard: &Shard, manifests: &ManifestStore, abandon: bool) -> Result<Claim> {
     let writer_id = shard.store().surroundings().fresh_id();
-    let clean = std::sync::Mutex::new(false);
+    check_wanted(shard).await?;
+    let found = Mutex::new((false, Log::own(shard)));
     let committed = manifests.commit(None, |manifest| {
-        let clean = &clean;
+        let found = &found;
         async move {
             let mut next = inherit(shard, manifests, manifest).await?;
             refuse_closed(shard, &next)?;
+            let log = find_log(shard, &mut next, abandon).await?;
+            let log_url = log.store().url().to_string();
             let extension = next.extension.get_or_insert_with(Extension::default);
             let of_that_tenure = extension.closed_cleanly_epoch == next.writer_epoch || is_on(Mutant::CleanCloseOfAny);
-            let after_clean_close = of_that_tenure && extension.closed_cleanly_epoch.get() > 0;
-            *clean.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = after_clean_close;
+            // Nobody has ever written to a shard that nobody has claimed. (Only where it matters: with a fence, a WAL store
+            // could never be wiped.)
+            let is_wanted_elsewhere = shard.given_wal_store().is_some() || extension.wal_store.is_some();
+            let is_fresh = next.writer_epoch == Epoch::ZERO && is_wanted_elsewhere;
+            let after_clean_close = is_fresh || (of_that_tenure && extension.closed_cleanly_epoch.get() > 0);
+            *found.lock().unwrap_or_else(PoisonError::into_inner) = (after_clean_close, log);
             extension.writer_id = writer_id;
+            if let Some(recorded) = &mut extension.wal_store {
+                // It may have been found at another place.
+                recorded.url = log_url;
+            }
             next.writer_epoch = next.writer_epoch.next()?;
             Ok(next)
         }
     });
     let held = committed.await?;
     let identity = WriterIdentity { epoch: held.manifest.writer_epoch, writer_id };
-    let after_clean_close = *clean.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(Claim { identity, held, after_clean_close })
+    let (after_clean_close, log) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Claim { identity, held, after_clean_close, log })
 }
 
 fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
@@ -201,6 +244,7 @@ fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
 /// Step 2: what was read of the log so far.
 struct Reading<'a> {
     shard: &'a Shard,
+    log: Log,
     identity: WriterIdentity,
     next: Position,
     prefetch: usize,
@@ -232,6 +276,7 @@ impl<'a> Reading<'a> {
         let manifest = &claim.held.manifest;
         Self {
             shard,
+            log: claim.log.clone(),
             identity: claim.identity,
             next: Position::new(manifest.replay_after.get().saturating_add(1)),
             prefetch: options.prefetch,
@@ -253,33 +298,29 @@ impl<'a> Reading<'a> {
     /// Reads up to the first absent position. The LIST comes first: it says how far to prefetch, and what it shows
     /// far beyond the end cannot be a straggler, because everything before it had landed by then.
     async fn read_to_end(&mut self) -> Result<()> {
-        let listed = self.shard.store().list(&self.shard.wal_folder()).await?;
+        let listed = self.log.store().list(self.log.folder()).await?;
         let positions = listed.iter().filter_map(|o| names::parse(o.location.filename()?, names::ENTRY_SUFFIX));
         let positions: BTreeSet<u64> = positions.collect();
         let highest = positions.last().copied().unwrap_or_default();
-        let mut ahead =
-            Prefetch::new(self.shard.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
+        let mut ahead = Prefetch::new(self.log.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
             self.may_read = self.may_read.saturating_add(1);
         }
         // A live predecessor may have gone on since the LIST.
         self.read_on().await?;
+        // I1: an end that was found in a wiped store is none.
+        self.log.confirm().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
         let certain = match highest > self.next.get().saturating_add(MAX_IN_FLIGHT) {
             true => self.last_seen.max(Position::new(highest)),
             false => self.last_seen,
         };
         if certain >= self.next {
-            return Err(Error::LogHole {
-                shard: self.shard.id(),
-                position: self.next,
-                beyond: certain,
-                object: self.shard.entry_path(self.next).to_string(),
-            });
+            return Err(self.log.hole(self.next, certain));
         }
         for position in positions.range(self.next.get()..).copied().map(Position::new) {
-            if let Some(entry) = read_entry(self.shard, position).await? {
+            if let Some(entry) = read_entry(&self.log, position).await? {
                 self.refuse_stranded(&entry, "stands behind a missing one")?;
             }
         }
@@ -300,7 +341,7 @@ impl<'a> Reading<'a> {
     async fn read_on(&mut self) -> Result<()> {
         // After a try that came too late, there is something to read, and time is short.
         let mut width = if self.tries == 0 { 1 } else { self.prefetch.max(1) };
-        let mut ahead = Prefetch::new(self.shard.clone(), self.next, None, width);
+        let mut ahead = Prefetch::new(self.log.clone(), self.next, None, width);
         while let Some(entry) = ahead.next().await? {
             self.take(entry)?;
             self.may_read = self.may_read.checked_sub(1).ok_or(self.outrun())?;
@@ -460,7 +501,7 @@ impl Replay {
                         return Ok(None);
                     };
                     let Some(entry) = ahead.next().await? else {
-                        return ahead.expect_end(&self.shard).map(|()| None);
+                        return ahead.expect_end().map(|()| None);
                     };
                     if liveness.meet(&entry) != EntryKind::Rows {
                         continue;

@@ -193,6 +193,58 @@ pub enum Error {
         state: &'static str,
     },
 
+    /// The shard's log is in a WAL store that has no identity: the wrong one, or one that was wiped.
+    #[error(
+        "shard {shard}: its log is in the WAL store {recorded} (identity {id}), and {url} holds no WAL store; give the right \
+         one with `--wal-store`, mount or restore it; if it is gone for good, `--abandon-wal-store` opens the shard without the \
+         rows that were not flushed, and asserts that its writer is dead"
+    )]
+    WalStoreMissing {
+        /// The shard.
+        shard: ShardId,
+        /// The URL that the manifest records.
+        recorded: String,
+        /// The identity that it records.
+        id: Uuid,
+        /// Where it was looked for.
+        url: String,
+    },
+
+    /// The shard's log is in another WAL store than the one found.
+    #[error(
+        "shard {shard}: its log is in the WAL store {recorded} (identity {id}), and {url} is another one (identity {found}); give \
+         the right one with `--wal-store`; if it is gone for good, `--abandon-wal-store` opens the shard without the rows that \
+         were not flushed, and asserts that its writer is dead"
+    )]
+    WalStoreMismatch {
+        /// The shard.
+        shard: ShardId,
+        /// The URL that the manifest records.
+        recorded: String,
+        /// The identity that it records.
+        id: Uuid,
+        /// Where it was looked for.
+        url: String,
+        /// The identity found there.
+        found: Uuid,
+    },
+
+    /// The log cannot go on in a WAL store, because entries of the shard stand there where its next ones would.
+    #[error(
+        "shard {shard}: its log cannot go on in {url}: {object} stands behind position {position}, where the log is now; use an \
+         empty store, or delete the shard's folder there if it is not this shard's"
+    )]
+    WalStoreInUse {
+        /// The shard.
+        shard: ShardId,
+        /// The store.
+        url: String,
+        /// Where the log is.
+        position: Position,
+        /// The entry in the way.
+        object: String,
+    },
+
     /// A manifest commit may or may not have become part of the shard's history.
     #[error(
         "shard {shard}: whether manifest version {version} was committed is unknown: {reason}; open the shard again"

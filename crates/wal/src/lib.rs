@@ -58,6 +58,7 @@ pub mod gc;
 mod golden;
 mod ids;
 mod liveness;
+mod log;
 mod manifest;
 #[cfg(feature = "mutants")]
 pub mod mutants;
@@ -78,6 +79,7 @@ mod surroundings;
 mod tailer;
 mod tenure;
 pub mod verify;
+mod wal_store;
 mod writer;
 
 pub use adopt::{Adopted, adopt};
@@ -88,6 +90,7 @@ pub use error::{Error, Outcome, Result};
 pub use files::{FileSync, OsFiles};
 pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
+pub use log::Log;
 pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
 };
@@ -100,4 +103,5 @@ pub use surroundings::{RealSurroundings, Surroundings};
 pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
 pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
+pub use wal_store::{IDENTITY_OBJECT, WalStoreRef};
 pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

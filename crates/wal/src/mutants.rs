@@ -72,6 +72,10 @@ mutants! {
     CloseWithPutsInFlight, "close-with-puts-in-flight", "A clean close does not wait for what is in flight";
     AppendAfterClose, "append-after-close", "A handle appends after its clean close";
     CloseWaivesZone, "close-waives-zone", "After a clean close there is no serial zone";
+    WipeDespiteFences, "wipe-despite-fences", "A WAL store may be wiped after a clean close, although there are fences (schedule 29)";
+    WipeWithoutClose, "wipe-without-close", "A WAL store may be wiped when nothing above R is left, without a clean close";
+    StoreChangedWithLiveRows, "store-changed-with-live-rows", "The log moves although live rows above R are in the old store";
+    StoreChangedWithoutSentinel, "store-changed-without-sentinel", "The log moves to another store without a sentinel in the old one (schedule 19)";
     CheckpointNotOfItsVersion, "checkpoint-not-of-its-version", "A checkpoint is listed by a manifest that derives from a later one than it pins";
     PinnedEntriesCollected, "pinned-entries-collected", "Entries that a checkpoint pins are collected";
     CheckpointObjectEarly, "checkpoint-object-early", "An unlisted checkpoint object goes although it may still be listed";

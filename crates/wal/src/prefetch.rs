@@ -7,13 +7,13 @@ use tokio::task::JoinHandle;
 use crate::entry::WalEntry;
 use crate::error::{Error, Result};
 use crate::ids::Position;
-use crate::shard::Shard;
+use crate::log::Log;
 use crate::slot::read_entry;
 
 /// A read-ahead over consecutive positions.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
-    shard: Shard,
+    log: Log,
     /// The next position to hand out.
     next: Position,
     /// No GET goes beyond this position; `None`: to the first absent one.
@@ -37,8 +37,8 @@ impl Drop for Running {
 
 impl Prefetch {
     /// From `from` up to `last` (or the first absent position), with at most `limit` GETs at once.
-    pub(crate) fn new(shard: Shard, from: Position, last: Option<Position>, limit: usize) -> Self {
-        Self { shard, next: from, last, limit: limit.max(1), running: VecDeque::new() }
+    pub(crate) fn new(log: Log, from: Position, last: Option<Position>, limit: usize) -> Self {
+        Self { log, next: from, last, limit: limit.max(1), running: VecDeque::new() }
     }
 
     /// Lets more GETs run at once.
@@ -69,14 +69,9 @@ impl Prefetch {
     }
 
     /// After the end: fails unless everything up to `last` was handed out.
-    pub(crate) fn expect_end(&self, shard: &Shard) -> Result<()> {
+    pub(crate) fn expect_end(&self) -> Result<()> {
         match self.last {
-            Some(last) if self.next <= last => Err(Error::LogHole {
-                shard: shard.id(),
-                position: self.next,
-                beyond: last,
-                object: shard.entry_path(self.next).to_string(),
-            }),
+            Some(last) if self.next <= last => Err(self.log.hole(self.next, last)),
             _ => Ok(()),
         }
     }
@@ -87,9 +82,9 @@ impl Prefetch {
             None => self.next,
         };
         while self.running.len() < self.limit && self.last.is_none_or(|last| at <= last) {
-            let shard = self.shard.clone();
+            let log = self.log.clone();
             let position = at;
-            let read = tokio::spawn(async move { read_entry(&shard, position).await });
+            let read = tokio::spawn(async move { read_entry(&log, position).await });
             self.running.push_back(Running { position, read });
             at = at.next()?;
         }

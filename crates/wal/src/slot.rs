@@ -8,9 +8,9 @@ use object_store::Error as StoreError;
 use crate::entry::{WalEntry, WriterIdentity, decode};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
+use crate::log::Log;
 use crate::mutants::{bytes_to_send, instead_of_reading};
 use crate::retry::is_transient;
-use crate::shard::Shard;
 
 /// What stands at a position after a create of ours.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ pub(crate) struct Unplaced {
 }
 
 /// Reads the entry at a position; `None` if there is none.
-pub(crate) async fn read_entry(shard: &Shard, position: Position) -> Result<Option<WalEntry>> {
-    let path = shard.entry_path(position);
-    match shard.store().get(&path).await? {
+pub(crate) async fn read_entry(log: &Log, position: Position) -> Result<Option<WalEntry>> {
+    let path = log.entry_path(position);
+    match log.store().get(&path).await? {
         Some(bytes) => decode(path.as_ref(), position, &bytes).map(Some),
         None => Ok(None),
     }
@@ -41,9 +41,9 @@ pub(crate) async fn read_entry(shard: &Shard, position: Position) -> Result<Opti
 
 /// Creates the entry at a position. Every attempt sends the same bytes, and "already exists" is resolved by reading:
 /// a position that was not read back is never passed over.
-pub(crate) async fn place(shard: &Shard, position: Position, bytes: &Bytes) -> Result<Placed, Unplaced> {
-    let store = shard.store();
-    let path = shard.entry_path(position);
+pub(crate) async fn place(log: &Log, position: Position, bytes: &Bytes) -> Result<Placed, Unplaced> {
+    let store = log.store();
+    let path = log.entry_path(position);
     let mut attempts = store.retry().start();
     loop {
         let sent = bytes_to_send(bytes, position, attempts.made());

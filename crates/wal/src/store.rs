@@ -155,6 +155,11 @@ impl Store {
         self
     }
 
+    /// The same store seen by the process of another one: its clock, its dice, its patience.
+    pub(crate) fn in_surroundings_of(self, other: &Self) -> Self {
+        Self { retry: other.retry.clone(), surroundings: Arc::clone(&other.surroundings), ..self }
+    }
+
     /// The same place behind a wrapper around the store, for example one that counts requests.
     #[must_use]
     pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {

@@ -6,6 +6,7 @@ use crate::entry::WalEntry;
 use crate::error::{Error, Result};
 use crate::ids::Position;
 use crate::liveness::{EntryKind, Liveness};
+use crate::log::Log;
 use crate::manifest::{ManifestStore, ShardManifest};
 use crate::mutants::{Mutant, is_on};
 use crate::prefetch::Prefetch;
@@ -41,11 +42,14 @@ enum Look {
 pub struct WalTailer {
     shard: Shard,
     manifests: ManifestStore,
+    /// Where it starts, if the caller said so.
+    from: Option<ShardManifest>,
     state: Option<Started>,
 }
 
 #[derive(Debug)]
 struct Started {
+    log: Log,
     next: Position,
     liveness: Liveness,
     ahead: Prefetch,
@@ -58,19 +62,18 @@ impl WalTailer {
     /// A tailer of a shard. It starts behind the R of the manifest that it reads first.
     pub fn new(shard: Shard) -> Self {
         let manifests = ManifestStore::new(shard.clone());
-        Self { shard, manifests, state: None }
+        Self { shard, manifests, from: None, state: None }
     }
 
     /// A tailer that starts behind the R of a manifest that the caller has read.
     pub fn after(shard: Shard, manifest: &ShardManifest) -> Self {
-        let mut tailer = Self::new(shard);
-        tailer.start(manifest);
-        tailer
+        Self { from: Some(manifest.clone()), ..Self::new(shard) }
     }
 
     /// The position that is read next; `None` before the first read.
     pub fn next_position(&self) -> Option<Position> {
-        self.state.as_ref().map(|s| s.next)
+        let started = self.state.as_ref().map(|s| s.next);
+        started.or_else(|| self.from.as_ref().map(|manifest| behind(manifest.replay_after)))
     }
 
     /// Starts again behind the R of the latest manifest. For a reader that answered [`Error::Behind`] by reading the
@@ -99,8 +102,12 @@ impl WalTailer {
     /// As [`next`](Self::next).
     pub async fn next_any(&mut self) -> Result<Option<(EntryKind, WalEntry)>> {
         if self.state.is_none() {
-            let manifest = self.manifests.latest_existing().await?;
-            self.start(&manifest);
+            let manifest = match &self.from {
+                Some(manifest) => manifest.clone(),
+                None => self.manifests.latest_existing().await?,
+            };
+            self.start(&manifest).await?;
+            self.from = None;
         }
         let Some(state) = &mut self.state else {
             return Ok(None);
@@ -112,9 +119,16 @@ impl WalTailer {
             // The end, or the end of one window of the read-ahead.
             let next = state.next;
             state.width = 1;
-            state.ahead = Prefetch::new(self.shard.clone(), next, None, 1);
+            state.ahead = Prefetch::new(state.log.clone(), next, None, 1);
+            // I1: an end that was found in a wiped store is none, unless the log is known to be empty.
+            match state.log.confirm().await {
+                Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. }) => self.find_log_anew().await?,
+                confirmed => confirmed?,
+            }
             // An old manifest makes this an end for one more look.
-            let last_seen = self.check_not_behind(next, Look::Once).await?;
+            let Some(last_seen) = self.check_not_behind(next, Look::Once).await? else {
+                return Box::pin(self.next_any()).await;
+            };
             if last_seen < next {
                 return Ok(None);
             }
@@ -125,13 +139,10 @@ impl WalTailer {
             state.met = state.ahead.next().await?;
             if state.met.is_none() {
                 // Still above R, so nobody may have deleted it.
-                self.check_not_behind(next, Look::Twice).await?;
-                return Err(Error::LogHole {
-                    shard: self.shard.id(),
-                    position: next,
-                    beyond: last_seen,
-                    object: self.shard.entry_path(next).to_string(),
-                });
+                return match self.check_not_behind(next, Look::Twice).await? {
+                    Some(_) => Err(self.hole(next, last_seen)),
+                    None => Box::pin(self.next_any()).await,
+                };
             }
         }
         let Some(Started { met: Some(entry), liveness, .. }) = &self.state else {
@@ -142,7 +153,9 @@ impl WalTailer {
         if kind != EntryKind::Rows {
             let position = entry.position;
             // What is passed over because of an old manifest would never be returned (schedule 45).
-            self.check_not_behind(position, Look::Twice).await?;
+            if self.check_not_behind(position, Look::Twice).await?.is_none() {
+                return Box::pin(self.next_any()).await;
+            }
         }
         let Some(state) = &mut self.state else {
             return Ok(None);
@@ -174,23 +187,44 @@ impl WalTailer {
         }
     }
 
-    fn start(&mut self, manifest: &ShardManifest) {
-        let next = Position::new(manifest.replay_after.get().saturating_add(1));
+    async fn start(&mut self, manifest: &ShardManifest) -> Result<()> {
+        let log = self.shard.log(manifest).await?;
+        let next = behind(manifest.replay_after);
         self.state = Some(Started {
             next,
             liveness: Liveness::after(manifest.replay_after_epoch()),
-            ahead: Prefetch::new(self.shard.clone(), next, None, 1),
+            ahead: Prefetch::new(log.clone(), next, None, 1),
+            log,
             width: 1,
             met: None,
         });
+        Ok(())
+    }
+
+    async fn find_log_anew(&mut self) -> Result<()> {
+        let manifest = self.manifests.latest_existing().await?;
+        let log = self.shard.log(&manifest).await?;
+        if let Some(state) = self.state.as_mut().filter(|state| state.log.is_of(&manifest)) {
+            state.ahead = Prefetch::new(log.clone(), state.next, None, 1);
+            state.log = log;
+        }
+        Ok(())
+    }
+
+    fn hole(&self, position: Position, beyond: Position) -> Error {
+        match &self.state {
+            Some(state) => state.log.hole(position, beyond),
+            None => self.manifests.not_found(),
+        }
     }
 
     /// Protocol section 6: a position without live rows is believed only after a manifest, read later than the
     /// position, still has R below it (schedule 24).
-    /// Returns a position up to which everything had landed by then.
-    async fn check_not_behind(&self, position: Position, look: Look) -> Result<Position> {
+    /// Returns a position up to which everything had landed by then; `None` if the log has moved to another store, where it
+    /// is read from R on now.
+    async fn check_not_behind(&mut self, position: Position, look: Look) -> Result<Option<Position>> {
         if is_on(Mutant::FollowerBelievesOldManifest) {
-            return Ok(Position::ZERO);
+            return Ok(Some(Position::ZERO));
         }
         let manifest = match look {
             Look::Twice if !is_on(Mutant::FollowerLooksOnce) => {
@@ -198,9 +232,24 @@ impl WalTailer {
             }
             _ => self.manifests.latest_existing().await?,
         };
-        match manifest.replay_after >= position {
-            true => Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after }),
-            false => Ok(manifest.landed_up_to()),
+        if manifest.replay_after >= position {
+            return Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after });
+        }
+        // I1, section 10: a log moves when nothing above R has rows, and R is the last position that counts in the old
+        // store. All up to R was read, and what is behind it there is nothing.
+        let has_moved = self.state.as_ref().is_some_and(|state| !state.log.is_of(&manifest));
+        match (has_moved, look) {
+            (false, _) => Ok(Some(manifest.landed_up_to())),
+            // I2, as schedule 45: by a manifest that came back, it would go back to where the log was once.
+            (true, Look::Once) => Box::pin(self.check_not_behind(position, Look::Twice)).await,
+            (true, Look::Twice) => {
+                self.start(&manifest).await?;
+                Ok(None)
+            }
         }
     }
+}
+
+fn behind(position: Position) -> Position {
+    Position::new(position.get().saturating_add(1))
 }

@@ -10,6 +10,7 @@ use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::{Liveness, MAX_IN_FLIGHT};
+use crate::log::Log;
 use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, SsTable};
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
@@ -23,6 +24,7 @@ pub struct Tenure {
 #[derive(Debug)]
 struct Shared {
     shard: Shard,
+    log: Log,
     manifests: ManifestStore,
     identity: WriterIdentity,
     sentinel: Position,
@@ -47,6 +49,7 @@ struct State {
 impl Tenure {
     pub(crate) fn recorded(
         shard: Shard,
+        log: Log,
         identity: WriterIdentity,
         sentinel: Position,
         zone_from: Option<Position>,
@@ -57,13 +60,19 @@ impl Tenure {
         let state = Mutex::new(State { acknowledged: sentinel, passed_over: Vec::new(), stopped: None });
         let committing = tokio::sync::Mutex::new(record);
         let stopped = watch::Sender::new(false);
-        let shared = Shared { shard, manifests, identity, sentinel, zone_from, liveness, state, stopped, committing };
+        let shared =
+            Shared { shard, log, manifests, identity, sentinel, zone_from, liveness, state, stopped, committing };
         Self { shared: Arc::new(shared) }
     }
 
     /// The shard.
     pub fn shard(&self) -> &Shard {
         &self.shared.shard
+    }
+
+    /// Where the log is for the whole of this tenure.
+    pub fn log(&self) -> &Log {
+        &self.shared.log
     }
 
     /// The epoch that the claim got.

@@ -45,6 +45,7 @@ fn to_json(inspection: &Inspection) -> Value {
                 "writer_epoch": shard.writer_epoch,
                 "replay_after": shard.replay_after,
                 "tail": shard.tail,
+                "wal_store": shard.wal_store,
                 "rows_in_log": shard.rows_in_log,
                 "current_generation": shard.current_generation,
                 "sstables": sstables,
@@ -72,6 +73,9 @@ fn to_text(inspection: &Inspection) -> String {
             shard.current_generation,
             plural(shard.fences.len() as u64, "fence"),
         ));
+        if let Some(wal_store) = &shard.wal_store {
+            lines.push(format!("  its log is in {wal_store}"));
+        }
         for sstable in &shard.sstables {
             let rows = sstable.rows.map_or_else(|| "rows not counted".to_string(), |n| plural(n, "row"));
             let state = match (sstable.merged, sstable.awaited_by.as_slice()) {

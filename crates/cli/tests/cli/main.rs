@@ -20,3 +20,4 @@ mod round_trip;
 mod s3;
 mod support;
 mod verify;
+mod wal_store;

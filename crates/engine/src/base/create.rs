@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use fencepost_wal::Store;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::mem_wal::scanner::exec::validate_pk_types;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use super::table_id::TABLE_ID_KEY;
 use super::types::{check_types, stored};
+use super::wal_store::WAL_STORE_KEY;
 use super::{Found, find, is_key_metadata, mem_wal_details, shard_ids};
 use crate::error::{Error, Result, without_location};
 use crate::key::KeyEncoder;
@@ -38,12 +40,13 @@ pub(super) async fn create(
     schema: &SchemaRef,
     primary_key: &[String],
     sharding: &Sharding,
+    wal_store: Option<&Store>,
 ) -> Result<()> {
     // First, because Lance checks the sharding with the second commit, when the dataset is there already.
     sharding.validate(schema, primary_key)?;
     let schema = table_schema(schema, primary_key)?;
     let begun = match find(store).await? {
-        Found::Nothing => begin(store, schema).await?,
+        Found::Nothing => begin(store, schema, wal_store).await?,
         Found::File => {
             let place = store.describe(None);
             return Err(Error::InvalidOptions(format!("{place} is a file, a table is a folder; choose another place")));
@@ -65,13 +68,11 @@ async fn is_begun(store: &LanceStore, dataset: &Dataset, schema: &LanceSchema) -
 }
 
 /// The first commit. It never touches a dataset that is there already, however two creators race.
-pub(super) async fn begin(store: &LanceStore, schema: LanceSchema) -> Result<Dataset> {
-    let create = Operation::Overwrite {
-        fragments: Vec::new(),
-        schema,
-        config_upsert_values: Some(HashMap::from([(TABLE_ID_KEY.to_owned(), Uuid::new_v4().to_string())])),
-        initial_bases: None,
-    };
+pub(super) async fn begin(store: &LanceStore, schema: LanceSchema, wal_store: Option<&Store>) -> Result<Dataset> {
+    let mut config = HashMap::from([(TABLE_ID_KEY.to_owned(), Uuid::new_v4().to_string())]);
+    config.extend(wal_store.map(|wal_store| (WAL_STORE_KEY.to_owned(), wal_store.url().to_string())));
+    let create =
+        Operation::Overwrite { fragments: Vec::new(), schema, config_upsert_values: Some(config), initial_bases: None };
     let uri = store.uri(None);
     let created = CommitBuilder::new(uri.as_str())
         .with_session(Arc::clone(store.session()))

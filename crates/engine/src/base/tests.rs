@@ -82,8 +82,8 @@ async fn a_keyed_table_opens_as_it_was_created() {
     let (_dir, _, on_disk) = folder();
     for store in [memory(), on_disk] {
         let key = keys(&["region", "id"]);
-        let created = BaseTable::create(&store, &schema(), &key, &by_id(4)).await.unwrap();
-        let opened = BaseTable::open(&LanceStore::new(store.store())).await.unwrap();
+        let created = BaseTable::create(&store, &schema(), &key, &by_id(4), None).await.unwrap();
+        let opened = BaseTable::open(&LanceStore::new(store.store()), None).await.unwrap();
         assert_eq!(opened.primary_key(), key, "the order of the key is kept");
         assert_eq!(opened.sharding(), &by_id(4));
         assert_eq!(opened.table_id, created.table_id);
@@ -100,8 +100,8 @@ async fn a_keyed_table_opens_as_it_was_created() {
 #[tokio::test]
 async fn a_table_without_key_and_shards_opens_as_it_was_created() {
     let store = memory();
-    BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
-    let opened = BaseTable::open(&store).await.unwrap();
+    BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await.unwrap();
+    let opened = BaseTable::open(&store, None).await.unwrap();
     assert!(opened.primary_key().is_empty());
     assert_eq!(opened.schema(), &schema());
     assert_eq!(opened.sharding(), &Sharding::Unsharded);
@@ -112,34 +112,34 @@ async fn a_table_without_key_and_shards_opens_as_it_was_created() {
 #[tokio::test]
 async fn a_table_that_exists_is_left_alone() {
     let store = memory();
-    let first = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
-    let again = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    let first = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await.unwrap();
+    let again = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await;
     assert!(matches!(again, Err(Error::TableExists { .. })), "{again:?}");
-    assert_eq!(BaseTable::open(&store).await.unwrap().table_id, first.table_id);
+    assert_eq!(BaseTable::open(&store, None).await.unwrap().table_id, first.table_id);
 }
 
 #[tokio::test]
 async fn a_creation_that_died_halfway_is_finished_by_a_repeated_one() {
     let store = memory();
     let key = keys(&["id"]);
-    let begun = create::begin(&store, create::table_schema(&schema(), &key).unwrap()).await.unwrap();
-    let open = BaseTable::open(&store).await;
+    let begun = create::begin(&store, create::table_schema(&schema(), &key).unwrap(), None).await.unwrap();
+    let open = BaseTable::open(&store, None).await;
     assert!(matches!(open, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("did not finish")));
 
-    let other = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    let other = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await;
     assert!(matches!(other, Err(Error::TableExists { .. })), "another key is another table: {other:?}");
 
-    let finished = BaseTable::create(&store, &schema(), &key, &by_id(2)).await.unwrap();
+    let finished = BaseTable::create(&store, &schema(), &key, &by_id(2), None).await.unwrap();
     assert_eq!(Some(&finished.table_id.unwrap().to_string()), begun.config().get(TABLE_ID_KEY));
 }
 
 #[tokio::test]
 async fn a_creator_that_lost_the_race_does_not_overwrite_the_table() {
     let store = memory();
-    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await.unwrap();
     append(&store, &base, &[1]).await;
     // As if it had looked before the other one created the table.
-    let late = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await;
+    let late = create::begin(&store, create::table_schema(&schema(), &[]).unwrap(), None).await;
     assert!(matches!(late, Err(Error::TableExists { .. })), "{late:?}");
     assert_eq!(ids(&base.refreshed().await.unwrap(), None, None).await, [1]);
 }
@@ -150,18 +150,18 @@ async fn of_two_creators_at_once_one_wins_and_the_other_is_told() {
     let (schema, sharding) = (schema(), Sharding::Unsharded);
     let twin = LanceStore::new(store.store());
     let (a, b) = tokio::join!(
-        BaseTable::create(&store, &schema, &[], &sharding),
-        BaseTable::create(&twin, &schema, &[], &sharding)
+        BaseTable::create(&store, &schema, &[], &sharding, None),
+        BaseTable::create(&twin, &schema, &[], &sharding, None)
     );
     let exists = |r: &Result<BaseTable>| matches!(r, Err(Error::TableExists { .. }));
     assert!(a.is_ok() != b.is_ok() && (exists(&a) || exists(&b)), "{a:?} {b:?}");
-    BaseTable::open(&store).await.unwrap();
+    BaseTable::open(&store, None).await.unwrap();
 }
 
 #[tokio::test]
 async fn plain_lance_reads_the_table() {
     let (_dir, path, store) = folder();
-    let base = BaseTable::create(&store, &schema(), &keys(&["id"]), &by_id(2)).await.unwrap();
+    let base = BaseTable::create(&store, &schema(), &keys(&["id"]), &by_id(2), None).await.unwrap();
     append(&store, &base, &[1, 2, 3]).await;
     let plain = Dataset::open(&path).await.unwrap();
     assert_eq!(plain.count_rows(None).await.unwrap(), 3);
@@ -173,22 +173,22 @@ async fn plain_lance_reads_the_table() {
 #[tokio::test]
 async fn what_is_no_table_is_not_opened() {
     let (dir, path, store) = folder();
-    let nothing = BaseTable::open(&store).await;
+    let nothing = BaseTable::open(&store, None).await;
     assert!(matches!(nothing, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("no Lance dataset")));
 
     InsertBuilder::new(path.as_str()).execute(vec![RecordBatch::new_empty(schema())]).await.unwrap();
-    let plain = BaseTable::open(&store).await;
+    let plain = BaseTable::open(&store, None).await;
     assert!(matches!(plain, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("MemWAL")), "{plain:?}");
-    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await;
     assert!(matches!(create, Err(Error::TableExists { .. })), "{create:?}");
 
     // The folder was there when the store was opened; now there is a file.
     let place = dir.path().join("file");
     let store = LanceStore::new(&Store::open(place.to_str().unwrap(), &HashMap::new()).unwrap());
     std::fs::write(&place, "text").unwrap();
-    let file = BaseTable::open(&store).await;
+    let file = BaseTable::open(&store, None).await;
     assert!(matches!(file, Err(Error::TableNotFound { ref reason, .. }) if reason.contains("is a file")), "{file:?}");
-    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await;
+    let create = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await;
     assert!(matches!(create, Err(Error::InvalidOptions(_))), "{create:?}");
 }
 
@@ -211,14 +211,14 @@ async fn tables_of_lances_builder_open_with_their_sharding() {
             _ => builder.identity_sharding("region"),
         };
         builder.execute().await.unwrap();
-        let opened = BaseTable::open(&store).await.unwrap();
+        let opened = BaseTable::open(&store, None).await.unwrap();
         assert_eq!(opened.sharding(), &expected);
         assert_eq!((opened.table_id, opened.fixed_shards().len()), (None, 0));
         let refused = opened.derived_id(&ShardValue::All).unwrap_err().to_string();
         assert!(refused.contains("fencepost adopt"), "{refused}");
         // The same spec as that of a table of ours.
         if expected != Sharding::Manual {
-            let ours = BaseTable::create(&memory(), &schema(), &[], &expected).await.unwrap();
+            let ours = BaseTable::create(&memory(), &schema(), &[], &expected, None).await.unwrap();
             let details = [&opened, &ours].map(|base| mem_wal_details(base.lance_store(), base.dataset()));
             let [lances, ours] = futures::future::join_all(details).await.try_into().unwrap();
             assert_eq!(lances.unwrap(), ours.unwrap());
@@ -248,9 +248,9 @@ async fn shardings_that_nobody_here_knows_are_refused_by_name() {
         (vec![spec(1, vec![field("bucket", "int32", &[])])], "a count of 1 to 1024"),
     ] {
         let store = memory();
-        let dataset = create::begin(&store, create::table_schema(&schema(), &[]).unwrap()).await.unwrap();
+        let dataset = create::begin(&store, create::table_schema(&schema(), &[]).unwrap(), None).await.unwrap();
         create::initialize(&store, dataset, 0, specs).await.unwrap();
-        let open = BaseTable::open(&store).await;
+        let open = BaseTable::open(&store, None).await;
         assert!(matches!(open, Err(Error::NotSupported(ref what)) if what.contains(words)), "{words}: {open:?}");
     }
 }
@@ -262,13 +262,13 @@ async fn of_two_who_give_a_table_an_id_at_once_both_get_the_same() {
     dataset.initialize_mem_wal().unsharded().execute().await.unwrap();
     let handles = futures::future::join_all((0..4).map(|_| async {
         let store = LanceStore::new(store.store());
-        BaseTable::open(&store).await.unwrap()
+        BaseTable::open(&store, None).await.unwrap()
     }));
     let handles = handles.await;
     let given = futures::future::join_all(handles.iter().map(BaseTable::with_table_id)).await;
     let ids: HashSet<Uuid> = given.into_iter().map(|base| base.unwrap().table_id.unwrap()).collect();
     assert_eq!(ids.len(), 1);
-    let again = BaseTable::open(&store).await.unwrap().with_table_id().await.unwrap();
+    let again = BaseTable::open(&store, None).await.unwrap().with_table_id().await.unwrap();
     assert!(ids.contains(&again.table_id.unwrap()));
     assert_eq!(again.version(), handles[0].version() + 1, "nothing is committed twice");
 }
@@ -292,7 +292,7 @@ async fn options_that_do_not_fit_create_nothing() {
         (reserved, keys(&[]), &unsharded),
         (Arc::new(Schema::empty()), keys(&[]), &unsharded),
     ] {
-        let refused = BaseTable::create(&store, &schema, &key, sharding).await;
+        let refused = BaseTable::create(&store, &schema, &key, sharding, None).await;
         assert!(matches!(refused, Err(Error::InvalidOptions(_))), "{schema:?} {key:?}: {refused:?}");
     }
     assert!(store.try_open_dataset(None).await.unwrap().is_none());
@@ -301,7 +301,7 @@ async fn options_that_do_not_fit_create_nothing() {
 #[tokio::test]
 async fn a_scan_projects_filters_limits_and_counts() {
     let store = memory();
-    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+    let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await.unwrap();
     assert_eq!(ids(&base, None, None).await, [0_i64; 0]);
     append(&store, &base, &[5, 4, 3, 2, 1]).await;
     assert_eq!(base.version_and_rows().await.unwrap(), (2, 0), "an opened table is one version");
@@ -323,13 +323,13 @@ async fn every_request_of_lance_goes_through_the_given_store() {
         let tracker = IOTracker::default();
         let store = Store::open(&url, &HashMap::new()).unwrap().wrapped(|inner| tracker.wrap("", inner));
         let store = LanceStore::new(&store);
-        let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded).await.unwrap();
+        let base = BaseTable::create(&store, &schema(), &[], &Sharding::Unsharded, None).await.unwrap();
         append(&store, &base, &[1]).await;
         let written = tracker.stats().write_iops;
         assert!(written >= 4, "two commits of the creation, a data file and its commit, but {written} writes");
         let before = tracker.stats().read_iops;
         let again = LanceStore::new(store.store());
-        assert_eq!(ids(&BaseTable::open(&again).await.unwrap(), None, None).await, [1]);
+        assert_eq!(ids(&BaseTable::open(&again, None).await.unwrap(), None, None).await, [1]);
         assert!(tracker.stats().read_iops > before);
         assert_eq!(tracker.stats().write_iops, written, "reading writes nothing");
     }
@@ -375,7 +375,7 @@ async fn a_shard_manifest_tells_what_the_shard_holds() {
         (by_region.clone(), ShardValue::Identity(ScalarValue::Utf8(None)), told("fencepost.null", b"bucket")),
     ] {
         let store = memory();
-        let base = BaseTable::create(&store, &schema(), &[], &sharding).await.unwrap();
+        let base = BaseTable::create(&store, &schema(), &[], &sharding, None).await.unwrap();
         let manifest = first(&base, &value);
         assert_eq!((entries(&manifest), manifest.shard_spec_id), (expected, 1), "{value}");
         // Under another id, only the manifest tells.
@@ -402,7 +402,7 @@ async fn entries_that_are_no_value_leave_the_rows_unknown() {
         (Sharding::Identity { column: "region".to_owned() }, field("fencepost.null", b"other")),
         (Sharding::Identity { column: "id".to_owned() }, field("bucket", b"eu")),
     ] {
-        let base = BaseTable::create(&memory(), &schema(), &[], &sharding).await.unwrap();
+        let base = BaseTable::create(&memory(), &schema(), &[], &sharding, None).await.unwrap();
         let id = ShardId::new_random();
         let manifest = ShardManifest::first(id, 1, vec![entry.clone()]);
         assert_eq!(base.shard_value(id, Some(&manifest)), ShardValue::Unknown, "{sharding} {entry:?}");
@@ -421,7 +421,7 @@ async fn a_key_that_lance_does_not_hash_gets_the_same_index_as_others() {
         let store = Store::open(&format!("memory://key-types/{place}"), &HashMap::new()).unwrap();
         let store = LanceStore::new(&store);
         let schema: SchemaRef = Arc::new(Schema::new(fields(time)));
-        let base = BaseTable::create(&store, &schema, &key, &sharding).await.unwrap();
+        let base = BaseTable::create(&store, &schema, &key, &sharding, None).await.unwrap();
         assert_eq!((base.primary_key(), base.sharding()), (&key[..], &sharding));
         details.push(mem_wal_details(&store, base.dataset()).await.unwrap().unwrap());
     }

@@ -1,6 +1,6 @@
 //! What waits to be merged: the SSTables that the shards list and the base table does not have. Reads only.
 
-use fencepost_wal::{ManifestStore, Shard, ShardId, SsTable};
+use fencepost_wal::{ManifestStore, ShardId, SsTable};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::merged;
@@ -50,7 +50,7 @@ impl Plan {
 
 /// A shard's SSTables above what the base has, in order; or which one is missing.
 async fn pending_of(base: &BaseTable, id: ShardId) -> Result<Result<Vec<Pending>, String>> {
-    let shard = Shard::new(base.lance_store().store().clone(), id);
+    let shard = base.shard(id);
     // Section 3: a merger acts on a certain manifest only.
     let Some(manifest) = ManifestStore::new(shard).latest_certain().await? else {
         return Ok(Ok(Vec::new()));

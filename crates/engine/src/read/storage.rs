@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, ShardId, WalTailer};
+use fencepost_wal::{Error as WalError, Generation, ManifestStore, ShardId, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardView, Snapshot, SsTableCache};
@@ -61,7 +61,7 @@ pub(crate) async fn read_shards(
 
 /// One shard's SSTables and the tail of its log; `None` if they do not fit the base version that was read before.
 async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result<Option<ShardView>> {
-    let shard = Shard::new(base.lance_store().store().clone(), id);
+    let shard = base.shard(id);
     let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
     for _ in 0..MAX_ROUNDS {
         let Some(manifest) = ManifestStore::new(shard.clone()).latest().await? else {

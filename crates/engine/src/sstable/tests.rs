@@ -23,7 +23,7 @@ async fn base_table(store: &LanceStore, key: &[String]) -> BaseTable {
         Field::new("pair", DataType::Struct(pair.into()), true),
         Field::new("note", DataType::Utf8, false),
     ]));
-    BaseTable::create(store, &schema, key, &Sharding::Unsharded).await.unwrap()
+    BaseTable::create(store, &schema, key, &Sharding::Unsharded, None).await.unwrap()
 }
 
 fn memory() -> LanceStore {
@@ -124,7 +124,7 @@ async fn an_append_only_table_has_no_key_bytes() {
 async fn more_rows_than_lances_file_limit_stay_one_fragment() {
     let store = memory();
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
-    let base = BaseTable::create(&store, &schema, &[], &Sharding::Unsharded).await.unwrap();
+    let base = BaseTable::create(&store, &schema, &[], &Sharding::Unsharded, None).await.unwrap();
     let schema = storage_schema(base.dataset());
     let all: Vec<i64> = (0..1_100_000).collect();
     let batches = all.chunks(100_000).map(|chunk| rows(&schema, chunk)).collect();

@@ -138,7 +138,7 @@ async fn known_shards(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
 }
 
 fn shard(base: &BaseTable, id: ShardId) -> Shard {
-    Shard::new(base.lance_store().store().clone(), id)
+    base.shard(id)
 }
 
 /// Whether a replay could take the entry's rows.

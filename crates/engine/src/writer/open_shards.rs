@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Shard, ShardId};
+use fencepost_wal::{Error as WalError, ShardId};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
 
@@ -55,7 +55,7 @@ impl OpenShards {
     async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
         let make = || shards::make(&self.base, shard.id, &shard.value);
         let open = || {
-            let place = Shard::new(self.base.lance_store().store().clone(), shard.id);
+            let place = self.base.shard(shard.id);
             ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone())
         };
         if !shard.made {

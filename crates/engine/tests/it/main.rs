@@ -27,4 +27,5 @@ mod schedules;
 mod support;
 mod types;
 mod verify;
+mod wal_store;
 mod writer;

@@ -15,6 +15,9 @@ pub(crate) async fn collect_once(process: &Arc<Process>, shard: &Shard) -> Resul
         let verdict = process.world.state().oracle.merge(&manifest);
         process.world.judge(&process.name, verdict);
     }
+    if process.chance(process.world.habits.wipes) {
+        process.world.wipe_if_allowed(&process.name);
+    }
     let merged = process.world.state().oracle.merged();
     let base = BaseProgress { merged: Generation::new(merged), ..BaseProgress::default() };
     let options = GcOptions { min_age: process.world.habits.min_age, fence_retention: None };

@@ -31,6 +31,8 @@ pub(crate) enum Plot {
     Suspended,
     /// A writer goes on between the sentinels of its successor.
     Ranges,
+    /// A writer stalls until a WAL store was wiped.
+    Wipes,
 }
 
 /// Requests that stalls and deaths are drawn for apart.
@@ -127,6 +129,10 @@ pub(crate) struct Habits {
     pub(crate) min_age: Duration,
     /// Most appends of one round.
     pub(crate) burst: u64,
+    /// Of a writer to want the log in a store of its own choice.
+    pub(crate) moves: f64,
+    /// Of a collector to find a WAL store that may be wiped, and to wipe it.
+    pub(crate) wipes: f64,
     /// Of a writer to be the plain appender.
     pub(crate) plain: f64,
 }
@@ -139,6 +145,7 @@ impl Habits {
             4..9 => swarm.stragglers(rng),
             9..11 => swarm.closes(rng),
             11 => swarm.lifetimes(),
+            17 => swarm.moving(rng),
             18 => swarm.suspended(rng),
             19 => swarm.ranges(),
             _ => swarm,
@@ -218,6 +225,8 @@ impl Habits {
             latency: if stragglers { (40, 400) } else { (1, 60) },
             min_age: Duration::from_secs(*rng.pick(&[0, 0, 0, 3600]).unwrap_or(&0)),
             burst,
+            moves: 0.0,
+            wipes: 0.0,
             plain: if stragglers { 0.0 } else { *rng.pick(&[0.0, 0.2, 0.7]).unwrap_or(&0.2) },
         }
     }

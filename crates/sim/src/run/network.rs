@@ -37,11 +37,20 @@ pub(crate) fn shard_of(process: &Arc<Process>) -> Result<Shard, url::ParseError>
         attempt_timeout: process.patience,
         ..RetryPolicy::default()
     });
+    Ok(Shard::new(store_of(process, "t", retry)?, shard_id()))
+}
+
+fn store_of(process: &Arc<Process>, root: &str, retry: RetryPolicy) -> Result<Store, url::ParseError> {
     let network: Arc<dyn ObjectStore> = Arc::new(Network { process: Arc::clone(process) });
-    let store = Store::from_parts(Url::parse("memory://simulation/t")?, network, Path::from("t"))
-        .with_retry(retry)
-        .with_surroundings(Arc::new(Virtual(Arc::clone(process))));
-    Ok(Shard::new(store, shard_id()))
+    let url = Url::parse("memory://simulation/")?.join(root)?;
+    let store = Store::from_parts(url, network, Path::from(root)).with_retry(retry);
+    Ok(store.with_surroundings(Arc::new(Virtual(Arc::clone(process)))))
+}
+
+/// A process's view of one of the [`WAL_STORES`], with the patience of its view of the table.
+pub(crate) fn wal_store_of(process: &Arc<Process>, root: &str) -> Option<Store> {
+    let retry = RetryPolicy { attempt_timeout: process.patience, ..RetryPolicy::default() };
+    store_of(process, root, retry).ok()
 }
 
 /// What the dice make of one request.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use fencepost_wal::Surroundings;
+use fencepost_wal::{Store, Surroundings};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::adversary::Trap;
 use super::habits::{Plot, spread};
+use super::network::wal_store_of;
 use super::world::{Event, Moment, ObjectKind, Request, World};
 use crate::lock;
 use crate::rng::Rng;
@@ -462,6 +463,10 @@ impl Surroundings for Virtual {
             true => elapsed.saturating_sub(self.0.suspended_since(since)),
             false => elapsed,
         }
+    }
+
+    fn open_store(&self, url: &str) -> Option<Store> {
+        wal_store_of(&self.0, url.strip_prefix("memory://simulation/")?)
     }
 }
 

@@ -71,6 +71,15 @@ pub(crate) enum ObjectKind {
     Other,
 }
 
+/// The roots of the stores that the log may be in besides the table's own.
+pub(crate) const WAL_STORES: [&str; 2] = ["w1", "w2"];
+
+/// The number of the store that an object is in: 0 is the table's own.
+pub(crate) fn store_number(path: &Path) -> usize {
+    let root = path.as_ref().split('/').next();
+    WAL_STORES.iter().position(|store| Some(*store) == root).map_or(0, |n| n + 1)
+}
+
 impl ObjectKind {
     pub(crate) fn of(path: &Path) -> Self {
         // t/_mem_wal/{shard}/…
@@ -169,6 +178,8 @@ pub(crate) struct State {
     exact: BTreeSet<(Event, u64)>,
     collected: BTreeSet<u64>,
     pub(crate) lying_in_wait: LyingInWait,
+    /// Writers that are about to open the shard.
+    pub(crate) opening: u32,
     /// The epoch of the last process that took the shard over, for as long as it lives.
     pub(crate) owner: Option<u64>,
     rounds_left: u64,
@@ -200,6 +211,7 @@ impl World {
             exact: BTreeSet::new(),
             collected: BTreeSet::new(),
             lying_in_wait: LyingInWait::default(),
+            opening: 0,
             owner: None,
             rounds_left: habits.rounds,
             calm: false,
@@ -374,7 +386,7 @@ impl World {
                 Request::Create(bytes) | Request::Overwrite(bytes) => {
                     state.objects.insert(path.clone(), Object { bytes: bytes.clone(), modified: now });
                     let events = state.oracle.events();
-                    found = state.oracle.created(&kind, bytes, &mut state.coverage);
+                    found = state.oracle.created(store_number(path), &kind, bytes, &mut state.coverage);
                     state.add_events(events);
                     state.note_return(&kind, events);
                     if let ObjectKind::Entry(position) = kind {
@@ -391,7 +403,7 @@ impl World {
                 Request::Delete => {
                     if state.objects.remove(path).is_some() {
                         let events = state.oracle.events();
-                        found = state.oracle.deleted(&kind, &mut state.coverage);
+                        found = state.oracle.deleted(store_number(path), &kind, &mut state.coverage);
                         if let ObjectKind::Entry(position) = kind {
                             state.collected.insert(position);
                             state.exact.insert((Event::CollectedAt, position));
@@ -425,6 +437,26 @@ impl World {
         self.news.notify_waiters();
         self.judge(who, found);
         answer
+    }
+}
+
+impl World {
+    /// An operator looks whether the WAL store that the newest manifest names may be wiped, and wipes it. Nobody is
+    /// opening the shard, who has it open goes on (section 10); all of it in one moment.
+    pub(crate) fn wipe_if_allowed(&self, who: &str) {
+        let wiped: Vec<Path> = {
+            let state = self.state();
+            let Some(store) = state.oracle.wal_store_to_wipe().filter(|_| state.opening == 0) else { return };
+            let root = WAL_STORES.get(store - 1).map(|root| format!("{root}/")).unwrap_or_default();
+            state.objects.keys().filter(|path| path.as_ref().starts_with(&root)).cloned().collect()
+        };
+        for path in &wiped {
+            // What it decides does not matter.
+            let _ = self.arrive(who, path, &Request::Delete);
+        }
+        if !wiped.is_empty() {
+            self.count("WAL stores wiped");
+        }
     }
 }
 

@@ -18,8 +18,10 @@ use object_store::{ObjectStore, PutMode};
 use tokio::sync::{Notify, mpsc};
 
 use super::habits::{Kind, Plot, spread};
+use super::network::wal_store_of;
 use super::oracle::{Invariant, ids_of, rows};
 use super::process::Process;
+use super::world::WAL_STORES;
 use crate::lock;
 
 /// Rows that are in no SSTable: what a MemTable holds, by position.
@@ -77,6 +79,9 @@ pub(crate) fn judge_error(process: &Process, error: &Error) {
         | Error::ShardNotFound { .. }
         | Error::ShardClosed { .. }
         | Error::InvalidArgument(_)
+        | Error::WalStoreMissing { .. }
+        | Error::WalStoreMismatch { .. }
+        | Error::WalStoreInUse { .. }
         | Error::TooLarge { .. }
         | Error::Overflow { .. } => true,
         Error::Poisoned { reason, .. } => {
@@ -98,8 +103,20 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
         replay_budget_bytes: budget,
         prefetch: prefetch as usize,
         fence_width: process.world.habits.fence_width,
+        ..OpenOptions::default()
     };
-    let Opened { tenure, replay } = match open(shard, &options).await {
+    let moves = process.chance(process.world.habits.moves);
+    let root = moves.then(|| process.roll(|dice| dice.pick(&WAL_STORES).copied())).flatten();
+    let wanted = root.and_then(|root| wal_store_of(process, root));
+    let shard = &match wanted {
+        Some(wanted) => shard.clone().with_wal_store(wanted),
+        None => shard.clone(),
+    };
+    let opened = {
+        let _opening = Opening::new(process);
+        open(shard, &options).await
+    };
+    let Opened { tenure, replay } = match opened {
         Ok(opened) => opened,
         Err(error) => {
             process.note(format_args!("cannot open: {}", short(&error)));
@@ -137,6 +154,22 @@ pub(crate) async fn write(process: &Arc<Process>, shard: &Shard) -> Result<bool>
         false => writer.run_batched().await?,
     }
     Ok(true)
+}
+
+/// A writer is about to open the shard.
+struct Opening(Arc<Process>);
+
+impl Opening {
+    fn new(process: &Arc<Process>) -> Self {
+        process.world.state().opening += 1;
+        Self(Arc::clone(process))
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.world.state().opening -= 1;
+    }
 }
 
 fn short(error: &Error) -> String {

@@ -9,7 +9,6 @@ use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
 use crate::liveness::MAX_IN_FLIGHT;
 use crate::mutants::{Mutant, is_on};
-use crate::shard::Shard;
 use crate::slot::{Placed, place};
 
 /// How often a live predecessor may take every position that sentinels were meant for. From the sixth time on, 32
@@ -56,28 +55,29 @@ impl Stand {
 /// * *Nothing is passed over unread.* A round ends when the store's answer is resolved for each position of it, so
 ///   when one of ours stands there is no hole up to the last one: that is what makes it the landed position that the
 ///   record names, and what is behind the first of ours is known to be dead and becomes a fence (schedule 14).
-pub(super) async fn fence(shard: &Shard, claim: &Claim, reading: &mut Reading<'_>, width: u64) -> Result<Stand> {
+pub(super) async fn fence(claim: &Claim, reading: &mut Reading<'_>, width: u64) -> Result<Stand> {
     if is_on(Mutant::NoSentinel) {
         return Ok(Stand::behind(Vec::new(), reading.next, reading.next));
     }
+    let log = &claim.log;
     let bytes = encode_sentinel(&claim.identity)?;
     let mut width = width;
     for _ in 0..MAX_ROUNDS {
         let first = reading.next;
         let positions: Vec<Position> = (0..width).map(|n| Position::new(first.get().saturating_add(n))).collect();
-        let answers = join_all(positions.iter().map(|at| place(shard, *at, &bytes))).await;
+        let answers = join_all(positions.iter().map(|at| place(log, *at, &bytes))).await;
         let mut own = Vec::new();
         for (at, answer) in positions.into_iter().zip(answers) {
             let answer = if is_on(Mutant::SentinelNotRead) { answer.map(|_| Placed::Ours) } else { answer };
             match answer {
                 Ok(Placed::Ours) => {
                     own.push(at);
-                    reading.take(decode(shard.entry_path(at).as_ref(), at, &bytes)?)?;
+                    reading.take(decode(log.entry_path(at).as_ref(), at, &bytes)?)?;
                 }
                 Ok(Placed::Other(entry)) => reading.take(*entry)?,
                 Err(unplaced) => {
                     return Err(Error::Poisoned {
-                        shard: shard.id(),
+                        shard: reading.shard.id(),
                         reason: format!("the fence sentinel could not be written: {}", unplaced.reason),
                         outcome: Outcome::NotWritten,
                     });

@@ -56,6 +56,7 @@ async fn gather(
         manifest,
         settled: None,
         entries: Vec::new(),
+        entries_in_wal_store: Vec::new(),
         manifests: Vec::new(),
         checkpoints: Vec::new(),
         sstables: Vec::new(),
@@ -69,6 +70,12 @@ async fn gather(
     let mut folders = BTreeMap::new();
     for object in shard.store().list(shard.root()).await? {
         sort_in(shard, &object, &mut inputs, &mut objects, &mut folders);
+    }
+    if inputs.manifest.wal_store().is_some() {
+        let log = shard.log(&inputs.manifest).await?;
+        let listed = log.store().list(log.folder()).await?;
+        inputs.entries_in_wal_store =
+            listed.iter().filter_map(|object| entry(object, object.location.filename()?)).collect();
     }
     let listed: BTreeSet<String> = folders.keys().cloned().collect();
     inputs.sstables = folders.into_values().collect();
@@ -133,8 +140,7 @@ fn sort_in(
     let (bytes, modified) = (object.size, SystemTime::from(object.last_modified));
     match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["wal", name] => {
-            let position = names::parse(name, names::ENTRY_SUFFIX).map(Position::new);
-            inputs.entries.extend(position.map(|name| Found { name, bytes, modified }));
+            inputs.entries.extend(entry(object, name));
         }
         ["manifest", name] => {
             let version = names::parse(name, names::MANIFEST_SUFFIX).map(ManifestVersion::new);
@@ -160,6 +166,11 @@ fn sort_in(
         }
         _ => {}
     }
+}
+
+fn entry(object: &ObjectMeta, name: &str) -> Option<Found<Position>> {
+    let position = names::parse(name, names::ENTRY_SUFFIX).map(Position::new)?;
+    Some(Found { name: position, bytes: object.size, modified: object.last_modified.into() })
 }
 
 /// The generation of a folder that is named `{8 hex}_gen_{generation}`; `None` for any other.

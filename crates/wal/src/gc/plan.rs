@@ -84,8 +84,10 @@ pub struct Inputs {
     /// The newest manifest that is older than `min_age`: what readers that started since may know. `None` if all are
     /// younger.
     pub settled: Option<ShardManifest>,
-    /// `wal/`.
+    /// `wal/` in the table's own store.
     pub entries: Vec<Found<Position>>,
+    /// `wal/` in the WAL store that the manifest records, if it records one.
+    pub entries_in_wal_store: Vec<Found<Position>>,
     /// `manifest/`.
     pub manifests: Vec<Found<ManifestVersion>>,
     /// `checkpoints/`.
@@ -111,6 +113,8 @@ pub struct Deletion {
     pub kind: GcKind,
     /// Its path in the shard's folder; a folder ends with a slash.
     pub path: String,
+    /// Whether that is the shard's folder in its WAL store.
+    pub in_wal_store: bool,
     /// Objects: 1, or those of the folder.
     pub objects: u64,
     /// Their bytes.
@@ -230,8 +234,8 @@ fn outlived_fences(inputs: &Inputs) -> Vec<Fence> {
     let Some(retention) = inputs.options.fence_retention else {
         return Vec::new();
     };
-    let old: HashSet<Position> =
-        inputs.entries.iter().filter(|e| age(inputs, e.modified) >= retention).map(|e| e.name).collect();
+    let both = inputs.entries.iter().chain(&inputs.entries_in_wal_store);
+    let old: HashSet<Position> = both.filter(|e| age(inputs, e.modified) >= retention).map(|e| e.name).collect();
     let below = |fence: &&Fence| fence.position < inputs.manifest.replay_after && old.contains(&fence.position);
     inputs.manifest.fences().iter().filter(below).copied().collect()
 }
@@ -274,7 +278,9 @@ impl<'a> Judge<'a> {
         let fences: HashSet<Position> = self.next.fences().iter().map(|fence| fence.position).collect();
         let settled = self.settled.map_or(Position::ZERO, |manifest| manifest.replay_after);
         let mut deletions = BTreeMap::new();
-        for entry in self.inputs.entries.iter().filter(|e| e.name < self.next.replay_after) {
+        let own = self.inputs.entries.iter().map(|entry| (false, entry));
+        let entries = own.chain(self.inputs.entries_in_wal_store.iter().map(|entry| (true, entry)));
+        for (in_wal_store, entry) in entries.filter(|(_, e)| e.name < self.next.replay_after) {
             let position = entry.name;
             if fences.contains(&position) && !is_on(Mutant::NoFenceRetention) {
                 kept.fences += 1;
@@ -286,7 +292,8 @@ impl<'a> Judge<'a> {
                 kept.young_entries += 1;
             } else if position != self.next.last_seen {
                 let path = format!("wal/{}", names::format(position.get(), names::ENTRY_SUFFIX));
-                deletions.insert(position, one(GcKind::WalEntry, path, entry.bytes));
+                let deletion = Deletion { in_wal_store, ..one(GcKind::WalEntry, path, entry.bytes) };
+                deletions.insert((in_wal_store, position), deletion);
             }
         }
         deletions.into_values().collect()
@@ -314,7 +321,7 @@ impl<'a> Judge<'a> {
                 kept.young_sstables += 1;
             } else {
                 let (objects, bytes) = (folder.objects, folder.bytes);
-                let deletion = Deletion { kind: GcKind::SsTable, path: format!("{name}/"), objects, bytes };
+                let deletion = Deletion { objects, ..one(GcKind::SsTable, format!("{name}/"), bytes) };
                 deletions.insert((folder.generation, name), deletion);
             }
         }
@@ -386,7 +393,7 @@ impl<'a> Judge<'a> {
 }
 
 fn one(kind: GcKind, path: String, bytes: u64) -> Deletion {
-    Deletion { kind, path, objects: 1, bytes }
+    Deletion { kind, path, in_wal_store: false, objects: 1, bytes }
 }
 
 #[cfg(test)]

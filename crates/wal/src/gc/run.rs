@@ -55,7 +55,7 @@ pub async fn collect(
             kept: plan.kept.clone(),
             ..GcReport::default()
         };
-        delete(shard, &plan, &mut report, &mut progress).await?;
+        delete(shard, &inputs, &plan, &mut report, &mut progress).await?;
         return Ok(report);
     }
     Err(contention(shard.id(), MAX_ROUNDS))
@@ -112,6 +112,7 @@ async fn commit(shard: &Shard, inputs: &Inputs, plan: &Plan) -> Result<Option<Ma
 /// there, so each is gone before the next goes.
 async fn delete(
     shard: &Shard,
+    inputs: &Inputs,
     plan: &Plan,
     report: &mut GcReport,
     progress: &mut impl FnMut(GcProgress),
@@ -127,9 +128,15 @@ async fn delete(
     };
     let path = |relative: &str| relative.split('/').fold(shard.root().clone(), |path, part| path.join(part));
 
-    let entries: Vec<&Deletion> = of_kind(GcKind::WalEntry).collect();
-    for batch in entries.chunks(DELETES_AT_ONCE) {
-        store.delete_all(batch.iter().map(|d| path(&d.path)).collect()).await?;
+    let log = shard.log(&inputs.manifest).await?;
+    let in_wal_store = |relative: &str| log.folder().clone().join(relative.trim_start_matches("wal/"));
+    let (elsewhere, own): (Vec<&Deletion>, Vec<_>) = of_kind(GcKind::WalEntry).partition(|d| d.in_wal_store);
+    for batch in own.chunks(DELETES_AT_ONCE).chain(elsewhere.chunks(DELETES_AT_ONCE)) {
+        let batch: &[&Deletion] = batch;
+        match batch.first().is_some_and(|d| d.in_wal_store) {
+            true => log.store().delete_all(batch.iter().map(|d| in_wal_store(&d.path)).collect()).await?,
+            false => store.delete_all(batch.iter().map(|d| path(&d.path)).collect()).await?,
+        }
         let mut last = None;
         batch.iter().for_each(|d| last = Some(done(d)));
         last.into_iter().for_each(&mut *progress);

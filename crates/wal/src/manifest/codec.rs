@@ -14,6 +14,7 @@ use super::{Extension, FORMAT_VERSION, Fence, ShardFieldEntry, ShardManifest, Sh
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+use crate::wal_store::WalStoreRef;
 
 const EXTENSION_TAG: u32 = 1000;
 
@@ -96,7 +97,9 @@ struct ExtensionMessage {
     closed_cleanly_epoch: u64,
     #[prost(bytes = "vec", repeated, tag = "8")]
     checkpoints: Vec<Vec<u8>>,
-    // 9 to 12 are set aside for wal_store, origin, sstable_bases and row_filter.
+    #[prost(bytes = "vec", optional, tag = "9")]
+    wal_store: Option<Vec<u8>>,
+    // 10 to 12 are set aside for origin, sstable_bases and row_filter.
     #[prost(bool, tag = "13")]
     unadopted: bool,
     #[prost(bool, tag = "14")]
@@ -105,7 +108,18 @@ struct ExtensionMessage {
     #[prost(fixed32, optional, tag = "15")]
     checksum: Option<u32>,
 }
-const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15];
+const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 15];
+
+#[derive(Clone, PartialEq, Message)]
+struct WalStoreMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    url: String,
+    #[prost(uint64, tag = "3")]
+    after: u64,
+}
+const WAL_STORE_TAGS: &[u32] = &[1, 2, 3];
 
 #[derive(Clone, PartialEq, Message)]
 struct CheckpointMessage {
@@ -191,12 +205,21 @@ fn encode_extension(extension: &Extension, checksum: u32) -> Vec<u8> {
         fences: extension.fences.iter().flat_map(|f| [f.position.get(), f.epoch.get()]).collect(),
         closed_cleanly_epoch: extension.closed_cleanly_epoch.get(),
         checkpoints: extension.checkpoints.iter().map(encode_checkpoint).collect(),
+        wal_store: extension.wal_store.as_ref().map(encode_wal_store),
         unadopted: extension.unadopted,
         deleted: extension.deleted,
         checksum: Some(checksum),
     };
     let mut bytes = message.encode_to_vec();
     bytes.extend_from_slice(&extension.unknown);
+    bytes
+}
+
+fn encode_wal_store(wal_store: &WalStoreRef) -> Vec<u8> {
+    let (id, url) = (wal_store.id.as_bytes().to_vec(), wal_store.url.clone());
+    let message = WalStoreMessage { id, url, after: wal_store.after.get() };
+    let mut bytes = message.encode_to_vec();
+    bytes.extend_from_slice(&wal_store.unknown);
     bytes
 }
 
@@ -309,11 +332,23 @@ fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
         fences: pairs.iter().map(|[p, e]| Fence { position: Position::new(*p), epoch: Epoch::new(*e) }).collect(),
         closed_cleanly_epoch: Epoch::new(message.closed_cleanly_epoch),
         checkpoints,
+        wal_store: message.wal_store.as_deref().map(decode_wal_store).transpose()?,
         unadopted: message.unadopted,
         deleted: message.deleted,
         unknown: unknown_fields(bytes, EXTENSION_TAGS)?,
     };
     Ok((extension, message.checksum))
+}
+
+fn decode_wal_store(bytes: &[u8]) -> Result<WalStoreRef, String> {
+    let message = WalStoreMessage::decode(bytes).map_err(|e| e.to_string())?;
+    let id = Uuid::from_slice(&message.id).map_err(|e| format!("the id of its WAL store: {e}"))?;
+    Ok(WalStoreRef {
+        id,
+        url: message.url,
+        after: Position::new(message.after),
+        unknown: unknown_fields(bytes, WAL_STORE_TAGS)?,
+    })
 }
 
 fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, String> {

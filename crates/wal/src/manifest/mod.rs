@@ -10,6 +10,8 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+use crate::mutants::{Mutant, is_on};
+use crate::wal_store::WalStoreRef;
 
 pub(crate) use store::HeldManifest;
 pub use store::ManifestStore;
@@ -126,6 +128,8 @@ pub struct Extension {
     pub closed_cleanly_epoch: Epoch,
     /// The checkpoints that garbage collection respects until they expire, in order of creation.
     pub checkpoints: Vec<Checkpoint>,
+    /// The WAL store that holds the log from R on; `None`: the table's own store does.
+    pub wal_store: Option<WalStoreRef>,
     /// Another engine wrote in between; garbage collection waits for an operator.
     pub unadopted: bool,
     /// The shard is being deleted.
@@ -145,6 +149,7 @@ impl Default for Extension {
             fences: Vec::new(),
             closed_cleanly_epoch: Epoch::ZERO,
             checkpoints: Vec::new(),
+            wal_store: None,
             unadopted: false,
             deleted: false,
             unknown: Vec::new(),
@@ -182,7 +187,11 @@ impl ShardManifest {
 
     /// Whether a later Fencepost, or a later Lance, put something there, at any level, that this one does not know.
     pub(crate) fn has_unknown_fields(&self) -> bool {
-        let in_extension = |x: &Extension| !x.unknown.is_empty() || x.checkpoints.iter().any(|c| !c.unknown.is_empty());
+        let in_extension = |x: &Extension| {
+            !x.unknown.is_empty()
+                || x.checkpoints.iter().any(|c| !c.unknown.is_empty())
+                || x.wal_store.as_ref().is_some_and(|w| !w.unknown.is_empty())
+        };
         !self.unknown.is_empty()
             || self.sstables.iter().any(|s| !s.unknown.is_empty())
             || self.extension.as_ref().is_some_and(in_extension)
@@ -203,6 +212,11 @@ impl ShardManifest {
         self.extension.as_ref().map_or(&[], |x| &x.checkpoints)
     }
 
+    /// The WAL store that holds the log from R on; `None`: the table's own store does.
+    pub fn wal_store(&self) -> Option<&WalStoreRef> {
+        self.extension.as_ref().and_then(|x| x.wal_store.as_ref())
+    }
+
     /// The epoch that a replay from R starts with: entries of lower epochs are dead.
     pub fn replay_after_epoch(&self) -> Epoch {
         self.extension.as_ref().map_or(Epoch::ZERO, |x| x.replay_after_epoch)
@@ -219,6 +233,23 @@ impl ShardManifest {
             Some(_) => self.last_seen,
             None => self.replay_after,
         }
+    }
+
+    /// Whether the log above R is known to be empty for as long as this is the newest version: the last tenure closed cleanly,
+    /// and R had reached the last position that landed. Then nothing is to be read of it, wherever it is.
+    pub fn has_empty_log(&self) -> bool {
+        let closed = |x: &Extension| x.closed_cleanly_epoch == self.writer_epoch && !x.unadopted;
+        let is_closed = self.writer_epoch > Epoch::ZERO && self.extension.as_ref().is_some_and(closed);
+        is_closed && self.landed_up_to() <= self.replay_after
+    }
+
+    /// Whether the WAL store that it records may be wiped, as far as this shard goes, while nobody opens the shard (protocol
+    /// section 10): the log is empty for good ([`has_empty_log`](Self::has_empty_log)), and there are no fences. Nobody is left then
+    /// whom anything in it would have to stop. A wiped store is set up anew by the next writer.
+    pub fn wal_store_may_be_wiped(&self) -> bool {
+        let flushed = self.landed_up_to() <= self.replay_after && self.extension.is_some();
+        let is_empty = self.has_empty_log() || (flushed && is_on(Mutant::WipeWithoutClose));
+        is_empty && (self.fences().is_empty() || is_on(Mutant::WipeDespiteFences))
     }
 
     /// Whether garbage collection may judge by this version what is needed.

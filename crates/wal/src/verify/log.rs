@@ -17,6 +17,7 @@ use crate::shard::Shard;
 /// The log of one look.
 struct Log<'a> {
     shard: &'a Shard,
+    look: &'a Look,
     entries: &'a BTreeMap<u64, Content<FoundEntry>>,
     manifest: &'a ShardManifest,
 }
@@ -34,7 +35,7 @@ pub(super) fn judge(
     let Some(manifest) = look.newest() else {
         return;
     };
-    let log = Log { shard, entries: &look.entries, manifest };
+    let log = Log { shard, look, entries: &look.entries, manifest };
     log.judge_fences(found);
     log.judge_replay_point(history, found);
     log.judge_live(found, counts);
@@ -42,7 +43,7 @@ pub(super) fn judge(
 
 /// What each entry must be, wherever it stands.
 fn judge_each(shard: &Shard, look: &Look, history: &[&ShardManifest], found: &mut Findings, counts: &mut VerifyCounts) {
-    let path = |position: &u64| shard.entry_path(Position::new(*position));
+    let path = |position: &u64| look.entry_path(shard, *position);
     let mut writers: BTreeMap<Epoch, Option<Uuid>> =
         owners(history).into_iter().map(|(epoch, id)| (epoch, Some(id))).collect();
     for (position, entry) in &look.entries {
@@ -72,7 +73,7 @@ fn judge_each(shard: &Shard, look: &Look, history: &[&ShardManifest], found: &mu
 
 impl Log<'_> {
     fn path(&self, position: u64) -> String {
-        self.shard.entry_path(Position::new(position)).to_string()
+        self.look.entry_path(self.shard, position).to_string()
     }
 
     fn readable(&self, position: u64) -> Option<&FoundEntry> {
@@ -85,7 +86,8 @@ impl Log<'_> {
 
     /// I7: a stalled writer has to collide with these for as long as the shard lives.
     fn judge_fences(&self, found: &mut Findings) {
-        for fence in self.manifest.fences() {
+        let here = self.manifest.fences().iter().filter(|fence| fence.position.get() > self.look.after());
+        for fence in here {
             let position = fence.position.get();
             match self.entries.get(&position) {
                 None => {
@@ -104,7 +106,7 @@ impl Log<'_> {
     /// The entry at R is never collected. If it is live, its epoch is the highest of all live ones up to there.
     fn judge_replay_point(&self, history: &[&ShardManifest], found: &mut Findings) {
         let (r, start) = (self.r(), self.manifest.replay_after_epoch());
-        if r == 0 {
+        if r <= self.look.after() {
             return;
         }
         let entry = match self.entries.get(&r) {

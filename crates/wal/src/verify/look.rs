@@ -20,6 +20,7 @@ use crate::entry::{MAX_ENTRY_BYTES, WalEntry, decode};
 use crate::error::{Error, Result};
 use crate::gc;
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
+use crate::log::Log;
 use crate::manifest::{ManifestStore, ShardManifest};
 use crate::names;
 use crate::shard::Shard;
@@ -53,6 +54,8 @@ pub(super) struct FoundEntry {
 /// Everything that a shard has.
 #[derive(Debug, Default)]
 pub(super) struct Look {
+    /// Where the log is. What stood in another store before is not looked at.
+    pub(super) log: Option<Log>,
     pub(super) manifests: BTreeMap<u64, FoundManifest>,
     pub(super) entries: BTreeMap<u64, Content<FoundEntry>>,
     pub(super) checkpoints: BTreeMap<Uuid, Content<ShardCheckpoint>>,
@@ -76,14 +79,36 @@ impl Look {
     /// [`Error::Store`] if the store does not answer.
     pub(super) async fn take(shard: &Shard, options: &VerifyOptions<'_>) -> Result<Self> {
         let mut look = Self::default();
-        look.read_log(shard, options).await?;
+        let log = match ManifestStore::new(shard.clone()).latest().await {
+            Ok(Some(manifest)) => shard.log(&manifest).await?,
+            // Reported below.
+            Ok(None) | Err(Error::Corrupt { .. }) => Log::own(shard),
+            Err(error) => return Err(error),
+        };
+        look.log = Some(log.clone());
+        look.read_log(&log, options).await?;
         let (folders, loose) = shard.store().list_level(shard.root()).await?;
         (look.folders, look.loose) = (folders, loose.into_iter().map(|object| object.location).collect());
         look.half_made = gc::find_leftovers(shard).await?.into_iter().map(|found| found.name.path).collect();
         look.read_checkpoints(shard, options).await?;
         look.read_manifests(shard, options).await?;
-        look.look_again(shard, options).await?;
+        if look.newest().is_some_and(|manifest| !log.is_of(manifest)) {
+            // It moved meanwhile.
+            return Box::pin(Self::take(shard, options)).await;
+        }
+        look.look_again(shard, &log, options).await?;
         Ok(look)
+    }
+
+    /// The name of an entry.
+    pub(super) fn entry_path(&self, shard: &Shard, position: u64) -> Path {
+        let position = Position::new(position);
+        self.log.as_ref().map_or_else(|| shard.entry_path(position), |log| log.entry_path(position))
+    }
+
+    /// Entries up to this position are where the log was before, and not looked at.
+    pub(super) fn after(&self) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.after().get())
     }
 
     /// The newest manifest, if it is readable.
@@ -91,17 +116,18 @@ impl Look {
         self.manifests.last_key_value()?.1.content.as_ref().ok()
     }
 
-    async fn read_log(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
-        let listed = shard.store().list(&shard.wal_folder()).await?;
-        let place = |n| shard.entry_path(Position::new(n));
-        let found = self.numbered(listed, names::ENTRY_SUFFIX, place);
+    async fn read_log(&mut self, log: &Log, options: &VerifyOptions<'_>) -> Result<()> {
+        let listed = log.store().list(log.folder()).await?;
+        let place = |n| log.entry_path(Position::new(n));
+        let mut found = self.numbered(listed, names::ENTRY_SUFFIX, place);
+        found.retain(|(n, _)| *n > log.after().get());
         options.say(found.len() as u64, 0);
         let memory = Semaphore::new(options.budget_kib());
         let reads = stream::iter(found).map(|(n, object)| {
             let memory = &memory;
             async move {
                 let _held = memory.acquire_many(options.share_of_budget(object.size)).await;
-                let read = read_entry(shard, Position::new(n), options).await?;
+                let read = read_entry(log, Position::new(n), options).await?;
                 options.say(0, 1);
                 Ok::<_, Error>((n, object.size, read))
             }
@@ -177,11 +203,11 @@ impl Look {
     }
 
     /// Asks for what the newest manifest needs of the log and the listing, which is older, did not show.
-    async fn look_again(&mut self, shard: &Shard, options: &VerifyOptions<'_>) -> Result<()> {
+    async fn look_again(&mut self, shard: &Shard, log: &Log, options: &VerifyOptions<'_>) -> Result<()> {
         let Some(manifest) = self.newest() else {
             return Ok(());
         };
-        let (needed, end) = (needed(manifest), manifest.replay_after.max(manifest.landed_up_to()).get());
+        let (needed, end) = (needed(manifest, log.after()), manifest.replay_after.max(manifest.landed_up_to()).get());
         let listed = manifest.checkpoints().iter().map(|listed| listed.id);
         let unread: Vec<Uuid> = listed.filter(|id| !self.checkpoints.contains_key(id)).collect();
         for id in unread {
@@ -192,9 +218,7 @@ impl Look {
             // As many as are named, so that none is called missing that was not asked for.
             let mut missing = 0;
             for n in positions {
-                if !self.entries.contains_key(&n)
-                    && (absent.contains(&n) || !self.read_again(shard, options, n).await?)
-                {
+                if !self.entries.contains_key(&n) && (absent.contains(&n) || !self.read_again(log, options, n).await?) {
                     absent.insert(n);
                     missing += 1;
                 }
@@ -203,15 +227,15 @@ impl Look {
                 }
             }
         }
-        self.read_on(shard, options, end).await
+        self.read_on(log, options, end).await
     }
 
     /// Reads on behind `end` over what the listing did not show, up to the first position that is absent now. Only
     /// then an entry far behind it, which was listed before, proves a hole: a live writer would have filled it first.
-    async fn read_on(&mut self, shard: &Shard, options: &VerifyOptions<'_>, end: u64) -> Result<()> {
+    async fn read_on(&mut self, log: &Log, options: &VerifyOptions<'_>, end: u64) -> Result<()> {
         let highest = self.entries.last_key_value().map_or(0, |(position, _)| *position);
         for n in end.saturating_add(1)..=highest {
-            if !self.entries.contains_key(&n) && !self.read_again(shard, options, n).await? {
+            if !self.entries.contains_key(&n) && !self.read_again(log, options, n).await? {
                 break;
             }
         }
@@ -219,8 +243,8 @@ impl Look {
     }
 
     /// Asks for a position that the listing did not show. Says whether it is there.
-    async fn read_again(&mut self, shard: &Shard, options: &VerifyOptions<'_>, n: u64) -> Result<bool> {
-        let entry = read_entry(shard, Position::new(n), options).await?;
+    async fn read_again(&mut self, log: &Log, options: &VerifyOptions<'_>, n: u64) -> Result<bool> {
+        let entry = read_entry(log, Position::new(n), options).await?;
         let is_there = entry.is_some();
         self.entries.extend(entry.map(|entry| (n, entry)));
         Ok(is_there)
@@ -247,23 +271,20 @@ impl Look {
 }
 
 /// The positions whose entries a manifest needs: R, from which other readers start, everything above R that it says
-/// had landed, the fences, and what checkpoints hold.
-fn needed(manifest: &ShardManifest) -> Vec<RangeInclusive<u64>> {
+/// had landed, the fences, and what checkpoints hold; of those behind `after`.
+fn needed(manifest: &ShardManifest, after: Position) -> Vec<RangeInclusive<u64>> {
     let (r, landed) = (manifest.replay_after, manifest.landed_up_to());
     let behind = |from: Position, to: Position| from.get().saturating_add(1)..=to.get();
     let replay_point = (r > Position::ZERO).then(|| r.get()..=r.get());
     let fences = manifest.fences().iter().map(|fence| fence.position.get()..=fence.position.get());
     let held = manifest.checkpoints().iter().map(|c| behind(c.replay_after, c.tail));
-    replay_point.into_iter().chain(fences).chain([behind(r, landed)]).chain(held).collect()
+    let all = replay_point.into_iter().chain(fences).chain([behind(r, landed)]).chain(held);
+    all.map(|positions| (*positions.start()).max(after.get().saturating_add(1))..=*positions.end()).collect()
 }
 
-async fn read_entry(
-    shard: &Shard,
-    position: Position,
-    options: &VerifyOptions<'_>,
-) -> Result<Option<Content<FoundEntry>>> {
-    let path = shard.entry_path(position);
-    let Some(bytes) = shard.store().get(&path).await? else {
+async fn read_entry(log: &Log, position: Position, options: &VerifyOptions<'_>) -> Result<Option<Content<FoundEntry>>> {
+    let path = log.entry_path(position);
+    let Some(bytes) = log.store().get(&path).await? else {
         return Ok(None);
     };
     match decode(path.as_ref(), position, &bytes) {

@@ -8,7 +8,7 @@ use super::kinds::*;
 use super::look::{FoundManifest, Look, hinted, sstable_path};
 use super::{Findings, MAX_NAMED};
 use crate::gc::{KEEP_MANIFESTS, generation_of};
-use crate::ids::{Epoch, ManifestVersion, Position};
+use crate::ids::{Epoch, ManifestVersion};
 use crate::manifest::ShardManifest;
 use crate::shard::Shard;
 
@@ -227,9 +227,10 @@ fn judge_checkpoints(shard: &Shard, look: &Look, manifest: &ShardManifest, found
             found.add(SSTABLE_MISSING, sstable_path(shard, &sstable.path), detail);
         }
         let held = (listed.replay_after.get()..listed.tail.get()).map(|n| n + 1);
-        for position in held.filter(|n| !look.entries.contains_key(n)).take(MAX_NAMED) {
+        let is_missing = |n: &u64| *n > look.after() && !look.entries.contains_key(n);
+        for position in held.filter(is_missing).take(MAX_NAMED) {
             let detail = format!("checkpoint {} holds ({}, {}]", listed.id, listed.replay_after, listed.tail);
-            found.add(CHECKPOINT_HOLE, shard.entry_path(Position::new(position)), detail);
+            found.add(CHECKPOINT_HOLE, look.entry_path(shard, position), detail);
         }
     }
     for (id, object) in &look.checkpoints {

@@ -224,8 +224,8 @@ impl Flusher {
             cap.take();
         }
         self.spacing.started();
-        let shard = self.tenure.shard().clone();
-        self.running.push(Box::pin(async move { (position, place(&shard, position, &bytes).await) }));
+        let log = self.tenure.log().clone();
+        self.running.push(Box::pin(async move { (position, place(&log, position, &bytes).await) }));
     }
 
     /// Takes the answer of one PUT.

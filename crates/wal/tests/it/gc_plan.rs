@@ -127,6 +127,7 @@ impl State {
             manifest,
             settled,
             entries: entries.into_iter().map(|p| found(rng, now, p)).collect(),
+            entries_in_wal_store: vec![],
             manifests: versions.into_iter().map(|v| found(rng, now, v)).collect(),
             checkpoints: objects,
             sstables,

@@ -29,4 +29,5 @@ mod survey;
 mod tailer;
 mod takeover;
 mod verify;
+mod wal_store;
 mod writer;

@@ -1,8 +1,10 @@
 //! Schedules of protocol section 13, by number: each breaks a design that is weaker in one point.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fencepost_sim::{Fault, Gate, Op, Outcome as Answer};
+use fencepost_wal::gc::BaseProgress;
 use fencepost_wal::{
     EntryKind, Epoch, Error, Generation, ManifestStore, OpenOptions, Outcome, Position, Shard, ShardId, ShardManifest,
     SsTable, Store, WalAppender, WalConfig,
@@ -783,6 +785,53 @@ async fn schedule_45_a_follower_whose_clock_stood_still_does_not_believe_a_zombi
     look.release();
     let met = following.await.unwrap();
     assert!(matches!(met, Err(Error::Behind { .. })), "{met:?}");
+}
+
+/// As schedule 45, of a log that has moved: the manifest that came back is from before the move.
+#[tokio::test(start_paused = true)]
+async fn schedule_46_a_follower_does_not_go_back_to_where_the_log_was_because_of_a_forgotten_manifest() {
+    use crate::wal_store::Disk;
+    use fencepost_sim::FaultStore;
+    use fencepost_wal::WalTailer;
+    let (bucket, disk) = (bucket().await, Disk::new());
+    let mut w1 = bucket.process().appender().await;
+    let first = append(&mut w1, [1]).await.unwrap();
+    w1.truncate(first).await.unwrap();
+
+    // W2 has recorded its takeover and is about to move the log; a claim that derives from before stalls.
+    let faults = FaultStore::new(Arc::clone(disk.inner()));
+    let before_move = faults.on(Op::List).path_contains("/wal").stall();
+    let shard = bucket.patient().shard.with_wal_store(disk.store.clone().wrapped(|_| faults.store()));
+    let opening = tokio::spawn(async move { WalAppender::open(&shard, &OpenOptions::default()).await });
+    before_move.reached().await;
+    let claimant = bucket.patient();
+    let claim = claimant.faults.on(Op::Create).path_contains("/manifest/").stall();
+    let claiming = tokio::spawn(async move { claimant.open().await.map(|_| ()) });
+    claim.reached().await;
+    before_move.release();
+    let (mut w2, _) = opening.await.unwrap().unwrap();
+    let version = bucket.manifest().await.version.get();
+    append(&mut w2, [2]).await.unwrap();
+
+    let process = bucket.patient();
+    let mut follower = WalTailer::new(process.shard.clone());
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [2]);
+    // The follower is at the end, lists, and is suspended.
+    let look = process.faults.on(Op::Get).path_contains(bucket.manifest_path(version).to_string()).stall();
+    let following = tokio::spawn(async move { (follower.next().await, follower) });
+    look.reached().await;
+    for _ in 0..20 {
+        checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
+    }
+    bucket.collector().collect(&BaseProgress::default()).await.unwrap();
+    assert!(bucket.read(&bucket.manifest_path(version)).await.is_none(), "its name is forgotten");
+    claim.release();
+    assert!(matches!(claiming.await.unwrap(), Err(Error::CommitUnknown { .. })));
+    look.release();
+    let (met, mut follower) = following.await.unwrap();
+    assert!(met.unwrap().is_none(), "row 2 was returned before");
+    append(&mut w2, [3]).await.unwrap();
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [3]);
 }
 
 /// Whether a process came to its gate, or ended before.

@@ -230,7 +230,7 @@ async fn written(data_type: DataType) -> (LanceStore, BaseTable, String) {
     let url = format!("memory://sidecar-{}/t", Uuid::new_v4());
     let store = LanceStore::new(&Store::open(&url, &HashMap::new()).unwrap());
     let schema = Arc::new(Schema::new(vec![Field::new("id", data_type.clone(), false)]));
-    let base = BaseTable::create(&store, &schema, &["id".to_owned()], &Sharding::Unsharded).await.unwrap();
+    let base = BaseTable::create(&store, &schema, &["id".to_owned()], &Sharding::Unsharded, None).await.unwrap();
     let dir = sstable::relative_dir(
         base.fixed_shards()[0].0,
         &sstable::directory_name(uuid::Uuid::new_v4(), Generation::new(1)),

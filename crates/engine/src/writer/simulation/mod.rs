@@ -44,7 +44,7 @@ fn base_table(keyed: bool) -> BaseTable {
             // Apart from the runs, whose clock stands still.
             let made = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Runtime::new().unwrap();
-                runtime.block_on(BaseTable::create(&store, &schema, &key, &Sharding::Unsharded)).unwrap()
+                runtime.block_on(BaseTable::create(&store, &schema, &key, &Sharding::Unsharded, None)).unwrap()
             });
             made.join().unwrap()
         };

@@ -129,6 +129,7 @@ pub(crate) fn plan(process: &Arc<Process>, request: &Request, kind: &ObjectKind)
         (Plot::Suspended, ObjectKind::Entry(position)) => zombies(process, request, *position),
         (Plot::Suspended, ObjectKind::Manifest(version)) => suspended(process, request, *version),
         (Plot::Ranges, ObjectKind::Entry(position)) => between(process, request, *position),
+        (Plot::Wipes, ObjectKind::Entry(position)) => wiped(process, request, *position),
         _ => None,
     }
 }
@@ -143,6 +144,7 @@ impl Plan {
             Self::LoseAnswerAndStall(Event::PrunedUpTo, ..) => {
                 "plots: a manifest's PUT repeated when its version was pruned"
             }
+            Self::StallBefore(Event::CollectedAt, ..) => "plots: an entry's PUT held back until a fence might be wiped",
             Self::StallBefore(Event::HeldAt, ..) => "plots: a flush that waited until another's commit was held back",
             Self::StallBefore(_, _, Some(_)) => "plots: a commit upon a manifest that came back",
             Self::LoseAnswerAndStall(..) => "plots: a commit unanswered until another stood in its place",

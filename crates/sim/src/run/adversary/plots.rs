@@ -204,3 +204,14 @@ pub(super) fn between(process: &Arc<Process>, request: &Request, position: u64) 
         _ => None,
     }
 }
+
+/// Schedule 29: an entry arrives when the store was wiped that had the successor's sentinel at its position. (It is not
+/// wiped as long as that is a fence.)
+pub(super) fn wiped(process: &Arc<Process>, request: &Request, position: u64) -> Option<Plan> {
+    match request {
+        Request::Create(_) if process.owns() && process.chance(0.15) => {
+            Some(Plan::StallBefore(Event::CollectedAt, position, None))
+        }
+        _ => None,
+    }
+}

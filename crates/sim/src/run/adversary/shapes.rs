@@ -135,6 +135,47 @@ impl Habits {
         }
     }
 
+    /// The log moves between stores, and stores that are not needed any more are wiped.
+    pub(crate) fn moving(self, rng: &mut Rng) -> Self {
+        let moved = Self {
+            moves: 0.7,
+            followers: 1,
+            keepers: 0,
+            rounds: 40,
+            burst: 1 + rng.below(4),
+            restart: (1, 20_000),
+            leave: *rng.pick(&[0.1, 0.4]).unwrap_or(&0.4),
+            flush: 0.7,
+            partial: 0.0,
+            merge: 0.0,
+            min_age: Duration::ZERO,
+            fence_width: 1,
+            ..self
+        };
+        match rng.chance(0.5) {
+            // Nothing of those who are gone may arrive at a store that is wiped: only who is there is excluded.
+            true => Self {
+                wipes: 0.9,
+                // A first sentinel in the table's own store would be a fence for ever.
+                moves: 1.0,
+                collectors: 1,
+                writers: 2,
+                restart: (500, 60_000),
+                leave: 0.5,
+                flush: 0.9,
+                brief: 0.1,
+                plain: 0.0,
+                long_pause: 0.0,
+                late_append: 0.0,
+                faults: Faults::default(),
+                stalls: NO_STALLS,
+                plot: Some(Plot::Wipes),
+                ..moved
+            },
+            false => moved,
+        }
+    }
+
     /// Takeovers of a writer with a full window, by one that sends one entry after another.
     pub(crate) fn ranges(self) -> Self {
         Self {

@@ -6,7 +6,7 @@ use fencepost_wal::ShardManifest;
 use fencepost_wal::checkpoint::Checkpoint;
 use uuid::Uuid;
 
-use super::{Invariant, Oracle, Verdict, broken};
+use super::{Invariant, Oracle, Verdict, broken, store_of};
 use crate::run::coverage::Coverage;
 
 impl Oracle {
@@ -20,8 +20,12 @@ impl Oracle {
         latest.iter().filter(|c| c.is_live(self.now))
     }
 
-    pub(super) fn entry_is_in_no_checkpoint(&self, position: u64) -> Verdict {
-        match self.live_checkpoints().find(|c| c.replay_after.get() < position && position <= c.tail.get()) {
+    pub(super) fn entry_is_in_no_checkpoint(&self, store: usize, position: u64) -> Verdict {
+        let holds = |c: &&Checkpoint| {
+            let is_in_it = self.pinned(c).is_some_and(|pinned| store_of(pinned) == store);
+            is_in_it && c.replay_after.get() < position && position <= c.tail.get()
+        };
+        match self.live_checkpoints().find(holds) {
             Some(c) => broken(Invariant::I7, format!("entry {position} was deleted, which checkpoint {} holds", c.id)),
             None => Ok(()),
         }
@@ -72,7 +76,7 @@ impl Oracle {
             return lost(format!("SSTable {}", gone.path));
         }
         let mut positions = c.replay_after.get() + 1..=c.tail.get();
-        match positions.find(|at| !self.entries.contains_key(at)) {
+        match positions.find(|at| !self.log_in(store_of(pinned)).contains_key(at)) {
             Some(gone) => lost(format!("entry {gone}")),
             None => Ok(()),
         }

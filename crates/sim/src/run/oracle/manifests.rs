@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::log::replay;
-use super::{Invariant, Oracle, Verdict, broken};
+use super::{Invariant, Oracle, Verdict, broken, store_of};
 use crate::run::coverage::Coverage;
 use crate::run::habits::Kind;
 use crate::run::network::shard_id;
@@ -107,15 +107,25 @@ impl Oracle {
     /// I5: all that R passes now must be somewhere else.
     fn r_rises(&mut self, parent: &ShardManifest, next: &ShardManifest, coverage: &mut Coverage) -> Verdict {
         let (from, to, version) = (parent.replay_after.get(), next.replay_after.get(), next.version);
-        let passed: Vec<(u64, Vec<u64>)> = replay(&self.entries, from, parent.replay_after_epoch().get())
-            .take_while(|met| met.position <= to)
-            .map(|met| (met.position, if met.is_dead { Vec::new() } else { met.entry.rows.clone() }))
-            .collect();
+        let passed: Vec<(u64, Vec<u64>)> =
+            replay(self.log_in(store_of(parent)), from, parent.replay_after_epoch().get())
+                .take_while(|met| met.position <= to)
+                .map(|met| (met.position, if met.is_dead { Vec::new() } else { met.entry.rows.clone() }))
+                .collect();
         if passed.len() as u64 != to - from {
             let first = from + 1 + passed.len() as u64;
             return broken(Invariant::I5, format!("manifest {version} raises R to {to}, and {first} has not landed"));
         }
+        let moves = store_of(parent) != store_of(next);
+        if moves {
+            coverage.count("moves of the log");
+        }
+        if let Some((position, _)) = passed.iter().find(|(_, ids)| moves && !ids.is_empty()) {
+            let what = format!("manifest {version} moves the log, and rows at {position} stay behind");
+            return broken(Invariant::I5, what);
+        }
         match self.kind {
+            _ if moves => {}
             Kind::MemTable => {
                 let held: BTreeSet<u64> =
                     next.sstables.iter().filter_map(|s| self.sstables.get(&s.path)).flatten().copied().collect();

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::coverage::Coverage;
 use super::habits::Kind;
-use super::world::{EVENTS, Event, ObjectKind};
+use super::world::{EVENTS, Event, ObjectKind, WAL_STORES};
 pub(crate) use log::ids_of;
 use log::{LogEntry, replay};
 use rows::Rows;
@@ -72,6 +72,15 @@ impl fmt::Display for Violation {
 
 pub(crate) type Verdict = Result<(), Violation>;
 
+/// The table's own store and the WAL stores.
+const STORES: usize = 1 + WAL_STORES.len();
+
+/// The number of the store that a manifest says the log is in.
+fn store_of(manifest: &ShardManifest) -> usize {
+    let root = manifest.wal_store().and_then(|wal_store| wal_store.url.rsplit('/').next());
+    WAL_STORES.iter().position(|store| Some(*store) == root).map_or(0, |n| n + 1)
+}
+
 fn broken(invariant: Invariant, what: String) -> Verdict {
     Err(Violation { invariant, what })
 }
@@ -80,8 +89,8 @@ fn broken(invariant: Invariant, what: String) -> Verdict {
 #[derive(Debug)]
 pub(crate) struct Oracle {
     kind: Kind,
-    /// The store's objects, decoded.
-    entries: BTreeMap<u64, LogEntry>,
+    /// The stores' entries, decoded: the table's own, and the WAL stores.
+    entries: [BTreeMap<u64, LogEntry>; STORES],
     sstables: BTreeMap<String, Vec<u64>>,
     /// Manifests that exist, by version: whether it is the one of the lineage.
     present: BTreeMap<u64, bool>,
@@ -106,7 +115,7 @@ impl Oracle {
     pub(crate) fn new(kind: Kind) -> Self {
         Self {
             kind,
-            entries: BTreeMap::new(),
+            entries: Default::default(),
             sstables: BTreeMap::new(),
             present: BTreeMap::new(),
             lineage: Vec::new(),
@@ -157,14 +166,35 @@ impl Oracle {
         self.lineage.last().map(|m| m.writer_epoch.get())
     }
 
+    /// The number of the WAL store that may be wiped now, as the code under test says of the newest manifest.
+    pub(crate) fn wal_store_to_wipe(&self) -> Option<usize> {
+        let latest = self.lineage.last().filter(|m| m.wal_store_may_be_wiped() && m.checkpoints().is_empty())?;
+        Some(store_of(latest)).filter(|store| *store > 0)
+    }
+
+    fn log_in(&self, store: usize) -> &BTreeMap<u64, LogEntry> {
+        self.entries.get(store).unwrap_or(&self.entries[0])
+    }
+
+    /// The entries of the store that the newest manifest names.
+    fn log(&self) -> &BTreeMap<u64, LogEntry> {
+        self.log_in(self.lineage.last().map_or(0, store_of))
+    }
+
     fn start(&self) -> (u64, u64) {
         self.lineage.last().map_or((0, 0), |m| (m.replay_after.get(), m.replay_after_epoch().get()))
     }
 
     /// An object came into being.
-    pub(crate) fn created(&mut self, kind: &ObjectKind, bytes: &Bytes, coverage: &mut Coverage) -> Verdict {
+    pub(crate) fn created(
+        &mut self,
+        store: usize,
+        kind: &ObjectKind,
+        bytes: &Bytes,
+        coverage: &mut Coverage,
+    ) -> Verdict {
         match kind {
-            ObjectKind::Entry(position) => self.entry_created(*position, bytes, coverage)?,
+            ObjectKind::Entry(position) => self.entry_created(store, *position, bytes, coverage)?,
             ObjectKind::Manifest(version) => self.manifest_created(*version, bytes, coverage)?,
             ObjectKind::SsTable(folder) => {
                 self.sstables.insert(folder.clone(), rows::decode(bytes));
@@ -175,7 +205,7 @@ impl Oracle {
         self.check_rows()
     }
 
-    fn entry_created(&mut self, position: u64, bytes: &Bytes, coverage: &mut Coverage) -> Verdict {
+    fn entry_created(&mut self, store: usize, position: u64, bytes: &Bytes, coverage: &mut Coverage) -> Verdict {
         let entry = match LogEntry::decode(bytes) {
             Ok(entry) => entry,
             Err(e) => return broken(Invariant::Truth, format!("entry {position} cannot be read: {e}")),
@@ -184,7 +214,7 @@ impl Oracle {
         if position <= replay_after {
             coverage.count("bytes in a hole that was collected");
         }
-        let before = self.entries.range(replay_after + 1..).take_while(|(at, _)| **at < position);
+        let before = self.log_in(store).range(replay_after + 1..).take_while(|(at, _)| **at < position);
         let top = before.map(|(_, e)| e.epoch).fold(epoch, u64::max);
         if entry.epoch < top && position > replay_after {
             coverage.count("dead entries");
@@ -192,15 +222,19 @@ impl Oracle {
         if entry.is_sentinel {
             coverage.count("sentinels");
         }
-        self.entries.insert(position, entry);
+        if let Some(entries) = self.entries.get_mut(store) {
+            entries.insert(position, entry);
+        }
         Ok(())
     }
 
     /// An object was deleted.
-    pub(crate) fn deleted(&mut self, kind: &ObjectKind, coverage: &mut Coverage) -> Verdict {
+    pub(crate) fn deleted(&mut self, store: usize, kind: &ObjectKind, coverage: &mut Coverage) -> Verdict {
         match kind {
             ObjectKind::Entry(position) => {
-                self.entries.remove(position);
+                if let Some(entries) = self.entries.get_mut(store) {
+                    entries.remove(position);
+                }
                 coverage.count("entries collected");
                 self.happened(Event::Collected);
                 self.reached(Event::CollectedUpTo, *position);
@@ -208,7 +242,7 @@ impl Oracle {
                     let r = self.replay_after();
                     return broken(Invariant::I7, format!("entry {position} was deleted, and R is {r}"));
                 }
-                self.entry_is_in_no_checkpoint(*position)?;
+                self.entry_is_in_no_checkpoint(store, *position)?;
             }
             ObjectKind::Manifest(version) => self.manifest_deleted(*version, coverage)?,
             ObjectKind::Checkpoint(_) => {
@@ -255,7 +289,7 @@ impl Oracle {
         if position <= replay_after {
             return self.settled.get(&position).map_or(&[], Vec::as_slice);
         }
-        let met = replay(&self.entries, replay_after, epoch).find(|met| met.position == position);
+        let met = replay(self.log(), replay_after, epoch).find(|met| met.position == position);
         met.filter(|met| !met.is_dead).map_or(&[], |met| met.entry.rows.as_slice())
     }
 
@@ -299,7 +333,7 @@ impl Oracle {
             }
         }
         let (replay_after, epoch) = (latest.replay_after.get(), latest.replay_after_epoch().get());
-        for met in replay(&self.entries, replay_after, epoch).filter(|met| !met.is_dead) {
+        for met in replay(self.log(), replay_after, epoch).filter(|met| !met.is_dead) {
             found.extend_from_slice(&met.entry.rows);
         }
         self.rows.check(&found)
