@@ -78,7 +78,8 @@ impl Log {
 
     /// Whether a manifest says that the log is here.
     pub(crate) fn is_of(&self, manifest: &ShardManifest) -> bool {
-        self.id() == manifest.wal_store().map(|recorded| recorded.id)
+        let has_entries = !manifest.has_empty_log();
+        self.id() == manifest.wal_store().map(|recorded| recorded.id) && !(self.is_empty && has_entries)
     }
 
     /// Whether an absent position says something: a WAL store that was wiped, or whose disk is not mounted, has none.

@@ -51,6 +51,8 @@ pub struct WalTailer {
 struct Started {
     log: Log,
     next: Position,
+    /// The last position that was handed out and is not dead; R before the first.
+    live_up_to: Position,
     liveness: Liveness,
     ahead: Prefetch,
     width: usize,
@@ -165,6 +167,9 @@ impl WalTailer {
         };
         state.liveness = liveness;
         state.next = entry.position.next()?;
+        if kind != EntryKind::Dead {
+            state.live_up_to = entry.position;
+        }
         if state.width < MAX_PREFETCH {
             state.width *= 2;
             state.ahead.widen(state.width);
@@ -192,6 +197,7 @@ impl WalTailer {
         let next = behind(manifest.replay_after);
         self.state = Some(Started {
             next,
+            live_up_to: manifest.replay_after,
             liveness: Liveness::after(manifest.replay_after_epoch()),
             ahead: Prefetch::new(log.clone(), next, None, 1),
             log,
@@ -235,14 +241,21 @@ impl WalTailer {
         if manifest.replay_after >= position {
             return Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after });
         }
-        // I1, section 10: a log moves when nothing above R has rows, and R is the last position that counts in the old
-        // store. All up to R was read, and what is behind it there is nothing.
+        // I1, section 10: a log moves when nothing above R has rows. As long as R is where it was then, and all up to there was
+        // read where the log was, what is behind R in the new store is next. Positions of stragglers behind that do not count:
+        // others stand at them in the new store, and may be flushed by now.
         let has_moved = self.state.as_ref().is_some_and(|state| !state.log.is_of(&manifest));
         match (has_moved, look) {
             (false, _) => Ok(Some(manifest.landed_up_to())),
             // I2, as schedule 45: by a manifest that came back, it would go back to where the log was once.
             (true, Look::Once) => Box::pin(self.check_not_behind(position, Look::Twice)).await,
             (true, Look::Twice) => {
+                let replay_after = manifest.replay_after;
+                let read = self.state.as_ref().is_some_and(|state| replay_after <= state.live_up_to);
+                let moved_at = manifest.wal_store().map_or(Position::ZERO, |recorded| recorded.after);
+                if !read || replay_after > moved_at {
+                    return Err(Error::Behind { shard: self.shard.id(), position, replay_after });
+                }
                 self.start(&manifest).await?;
                 Ok(None)
             }

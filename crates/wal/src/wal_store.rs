@@ -71,32 +71,39 @@ impl WalStores {
         };
         let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(&recorded.id).cloned();
         let store = match known {
-            // Still?
-            Some(store) => confirm(shard.id(), &store, recorded).await.map(|()| store)?,
-            None => self.find(shard, recorded).await?,
+            // Still there? If not, it may have moved.
+            Some(store) if confirm(shard.id(), &store, recorded).await.is_ok() => store,
+            _ => self.find(shard, recorded).await?,
         };
         Ok(Log::in_wal_store(shard, store, recorded.clone()))
     }
 
     async fn find(&self, shard: &Shard, recorded: &WalStoreRef) -> Result<Store> {
-        let given = match &self.given {
-            Some(given) if read_identity(given).await? == Some(recorded.id) => Some(given.clone()),
+        let given = async || match &self.given {
+            Some(given) if read_identity(given).await.is_ok_and(|id| id == Some(recorded.id)) => Some(given.clone()),
             _ => None,
         };
-        let store = match given {
+        // A default that somebody copied the store from would be an old state of it: what is recorded goes first.
+        let first = if self.is_default { None } else { given().await };
+        let store = match first {
             Some(given) => given,
-            None => {
-                let store = match shard.store().surroundings().open_store(&recorded.url) {
-                    Some(store) => store,
-                    None => Store::open(&recorded.url, &HashMap::new())?.in_surroundings_of(shard.store()),
-                };
-                confirm(shard.id(), &store, recorded).await?;
-                store
-            }
+            None => match at_recorded_url(shard, recorded).await {
+                Ok(store) => store,
+                Err(error) => given().await.ok_or(error)?,
+            },
         };
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(found.entry(recorded.id).or_insert(store).clone())
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(recorded.id, store.clone());
+        Ok(store)
     }
+}
+
+async fn at_recorded_url(shard: &Shard, recorded: &WalStoreRef) -> Result<Store> {
+    let store = match shard.store().surroundings().open_store(&recorded.url) {
+        Some(store) => store,
+        None => Store::open(&recorded.url, &HashMap::new())?.in_surroundings_of(shard.store()),
+    };
+    confirm(shard.id(), &store, recorded).await?;
+    Ok(store)
 }
 
 /// Fails unless the store is the recorded one.

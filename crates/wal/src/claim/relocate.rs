@@ -33,8 +33,8 @@ pub(super) async fn check_wanted(shard: &Shard) -> Result<()> {
 /// [`Error::WalStoreMissing`], [`Error::WalStoreMismatch`]; [`Error::WalStoreInUse`].
 pub(super) async fn find_log(shard: &Shard, next: &mut ShardManifest, abandon: bool) -> Result<Log> {
     match shard.recorded_log(next).await {
-        Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. })
-            if abandon || next.wal_store_may_be_wiped() => {}
+        Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. }) if abandon || next.needs_no_wal_store() => {
+        }
         found => return found,
     }
     // What landed there and was not flushed is given up; if the store may be wiped there was nothing. Positions count on, and
@@ -45,12 +45,16 @@ pub(super) async fn find_log(shard: &Shard, next: &mut ShardManifest, abandon: b
     };
     let before = next.writer_epoch;
     next.replay_after = next.replay_after.max(next.landed_up_to());
-    let replay_after = next.replay_after;
+    let (replay_after, epoch) = (next.replay_after, before.next()?);
     let extension = next.extension.get_or_insert_with(Extension::default);
-    extension.replay_after_epoch = extension.replay_after_epoch.max(before);
+    // Entries of the last tenure, too, should they come.
+    extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
+    let lost_behind = extension.wal_store.as_ref().map_or(Position::ZERO, |lost| lost.after);
+    // Those in the lost store are gone with it.
+    extension.fences.retain(|fence| fence.position <= lost_behind);
     extension.wal_store = wanted.map(|wanted| WalStoreRef { after: replay_after, ..wanted });
     let log = shard.log(next).await?;
-    refuse_in_use(shard, &log, replay_after, next.writer_epoch.next()?).await?;
+    refuse_in_use(shard, &log, replay_after, epoch).await?;
     Ok(log)
 }
 

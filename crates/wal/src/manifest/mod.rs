@@ -244,9 +244,15 @@ impl ShardManifest {
     }
 
     /// Whether the WAL store that it records may be wiped, as far as this shard goes, while nobody opens the shard (protocol
-    /// section 10): the log is empty for good ([`has_empty_log`](Self::has_empty_log)), and there are no fences. Nobody is left then
-    /// whom anything in it would have to stop. A wiped store is set up anew by the next writer.
+    /// section 10): the log is empty for good ([`has_empty_log`](Self::has_empty_log)), no checkpoint, expired or not, holds an entry,
+    /// and there are no fences. Nobody is left then whom anything in it would have to stop. A wiped store is set up anew
+    /// by the next writer.
     pub fn wal_store_may_be_wiped(&self) -> bool {
+        self.needs_no_wal_store() && self.checkpoints().iter().all(|c| c.tail <= c.replay_after)
+    }
+
+    /// Whether a writer may go on without the WAL store that it records: what checkpoints hold in it is another matter.
+    pub(crate) fn needs_no_wal_store(&self) -> bool {
         let flushed = self.landed_up_to() <= self.replay_after && self.extension.is_some();
         let is_empty = self.has_empty_log() || (flushed && is_on(Mutant::WipeWithoutClose));
         is_empty && (self.fences().is_empty() || is_on(Mutant::WipeDespiteFences))

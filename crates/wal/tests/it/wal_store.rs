@@ -201,16 +201,22 @@ async fn an_empty_or_wrong_store_is_refused_before_anybody_is_fenced() {
     disk.inner().put(&identity, kept.clone().into()).await.unwrap();
     append(&mut writer, [2]).await.unwrap();
     assert_eq!(rows(&bucket).await, [1, 2]);
+    let mut follower = WalTailer::new(bucket.shard());
+    for id in [1, 2] {
+        assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [id]);
+    }
     let elsewhere = Disk::new();
     for name in disk.names().await {
         let bytes = disk.inner().get(&name).await.unwrap().bytes().await.unwrap();
         elsewhere.inner().put(&name, bytes.into()).await.unwrap();
     }
     disk.wipe().await;
-    let (_, replay) = open(&bucket, &elsewhere).await.unwrap();
+    let (mut writer, replay) = open(&bucket, &elsewhere).await.unwrap();
     assert_eq!(replayed(replay).await, [1, 2]);
-    // And is found there from now on.
-    assert_eq!(rows(&bucket).await, [1, 2]);
+    // And is found there from now on, also by who knew it before.
+    append(&mut writer, [3]).await.unwrap();
+    assert_eq!(rows(&bucket).await, [1, 2, 3]);
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [3]);
 }
 
 /// A writer stalls; another takes over, flushes and closes cleanly; the store is wiped. What would fence the stalled one is
@@ -253,8 +259,12 @@ async fn schedule_29_a_wiped_store_opens_only_if_nobody_is_left_whom_it_would_st
     let (bucket_4, disk) = (bucket().await, Disk::new());
     let (mut writer, _) = open(&bucket_4, &disk).await.unwrap();
     let last = append(&mut writer, [1]).await.unwrap();
+    let pinned = checkpoint::create(&bucket_4.shard(), &Default::default()).await.unwrap();
     writer.truncate(last).await.unwrap();
     writer.close().await.unwrap();
+    assert!(!bucket_4.manifest().await.wal_store_may_be_wiped(), "a checkpoint holds an entry");
+    checkpoint::delete(&bucket_4.shard(), pinned.id).await.unwrap();
+    assert!(bucket_4.manifest().await.wal_store_may_be_wiped());
     disk.wipe().await;
     let (mut writer, replay) = open(&bucket_4, &disk).await.unwrap();
     assert_eq!(replayed(replay).await, [0; 0]);
@@ -431,4 +441,63 @@ async fn a_claimant_that_was_replaced_before_it_moved_the_log_is_fenced() {
     assert!(matches!(&answer, Err(Error::Fenced { .. })), "{answer:?}");
     append(&mut writer, [2]).await.unwrap();
     assert_eq!(rows(&bucket).await, [1, 2]);
+}
+
+/// A follower passes stragglers behind a sentinel; the log moves, and others take their positions in the new store.
+#[tokio::test(start_paused = true)]
+async fn schedule_47_a_follower_that_passed_stragglers_misses_nothing_where_the_log_goes_on() {
+    let (bucket, disk) = (bucket().await, Disk::new());
+    let mut w1 = bucket.process().appender().await;
+    let first = append(&mut w1, [1]).await.unwrap();
+    w1.truncate(first).await.unwrap();
+    let faults = FaultStore::new(Arc::clone(disk.inner()));
+    let gate = faults.on(Op::List).path_contains("/wal").stall();
+    let shard = bucket.patient().shard.with_wal_store(disk.store.clone().wrapped(|_| faults.store()));
+    let opening = tokio::spawn(async move { WalAppender::open(&shard, &OpenOptions::default()).await });
+    gate.reached().await;
+    // Its sentinel is at 3.
+    for straggler in [4, 5] {
+        bucket.copy_entry(first.get(), straggler).await;
+    }
+    let mut follower = WalTailer::new(bucket.shard());
+    assert!(follower.next().await.unwrap().is_none());
+    assert_eq!(follower.next_position(), Some(Position::new(6)));
+    gate.release();
+    let (mut w2, _) = opening.await.unwrap().unwrap();
+    let mut last = Position::ZERO;
+    for id in [2, 3] {
+        last = append(&mut w2, [id]).await.unwrap();
+    }
+    w2.truncate(last).await.unwrap();
+    append(&mut w2, [4]).await.unwrap();
+    // Rows 2 and 3 are flushed: it has to read that first.
+    let next = follower.next().await;
+    assert!(matches!(&next, Err(Error::Behind { replay_after, .. }) if *replay_after == last), "{next:?}");
+    follower.restart();
+    assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [4]);
+}
+
+/// And with nothing flushed, it reads their positions again in the new store.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_passed_stragglers_reads_their_positions_in_the_new_store() {
+    let (bucket, disk) = (bucket().await, Disk::new());
+    let mut w1 = bucket.process().appender().await;
+    let first = append(&mut w1, [1]).await.unwrap();
+    w1.truncate(first).await.unwrap();
+    let faults = FaultStore::new(Arc::clone(disk.inner()));
+    let gate = faults.on(Op::List).path_contains("/wal").stall();
+    let shard = bucket.patient().shard.with_wal_store(disk.store.clone().wrapped(|_| faults.store()));
+    let opening = tokio::spawn(async move { WalAppender::open(&shard, &OpenOptions::default()).await });
+    gate.reached().await;
+    bucket.copy_entry(first.get(), 4).await;
+    let mut follower = WalTailer::new(bucket.shard());
+    assert!(follower.next().await.unwrap().is_none());
+    gate.release();
+    let (mut w2, _) = opening.await.unwrap().unwrap();
+    for id in [2, 3] {
+        append(&mut w2, [id]).await.unwrap();
+    }
+    for id in [2, 3] {
+        assert_eq!(ids_of(&follower.next().await.unwrap().unwrap()), [id]);
+    }
 }

@@ -168,7 +168,7 @@ impl Oracle {
 
     /// The number of the WAL store that may be wiped now, as the code under test says of the newest manifest.
     pub(crate) fn wal_store_to_wipe(&self) -> Option<usize> {
-        let latest = self.lineage.last().filter(|m| m.wal_store_may_be_wiped() && m.checkpoints().is_empty())?;
+        let latest = self.lineage.last().filter(|m| m.wal_store_may_be_wiped())?;
         Some(store_of(latest)).filter(|store| *store > 0)
     }
 
