@@ -38,6 +38,9 @@ pub struct ShardInspection {
     pub tail: u64,
     /// The URL of the WAL store that holds the log; `None`: the table's own store does.
     pub wal_store: Option<String>,
+    /// Whether that WAL store may be wiped, as far as this shard goes, while nobody opens the table: see
+    /// [`wal_store_may_be_wiped`](fencepost_wal::ShardManifest::wal_store_may_be_wiped).
+    pub wal_store_may_be_wiped: bool,
     /// Rows in the log behind `replay_after`.
     pub rows_in_log: u64,
     /// The generation that the next SSTable gets.
@@ -134,6 +137,7 @@ async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableS
             replay_after: manifest.replay_after.get(),
             tail: tail.get(),
             wal_store: manifest.wal_store().map(|wal_store| wal_store.url.clone()),
+            wal_store_may_be_wiped: manifest.wal_store().is_some() && manifest.wal_store_may_be_wiped(),
             rows_in_log,
             current_generation: manifest.current_generation.get(),
             sstables: sstables.collect(),

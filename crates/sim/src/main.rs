@@ -77,6 +77,10 @@ fn main() -> ExitCode {
     let (from, seeds) = args.seed.map_or((args.from, args.seeds), |seed| (seed, 1));
     let seeds = from..from.saturating_add(seeds);
     let seeds: Vec<u64> = seeds.filter(|seed| args.plot.is_none() || plot_of(*seed) == args.plot).collect();
+    if let Some(plot) = args.plot.filter(|_| seeds.is_empty()) {
+        eprintln!("error: the adversary follows the plot `{plot}` in none of these seeds; --help lists the plots");
+        return ExitCode::FAILURE;
+    }
     match &args.mutant {
         None => run(&seeds, args.trace),
         Some(name) => mutants(name, &seeds, args.trace),
@@ -139,7 +143,8 @@ fn mutants(name: &str, seeds: &[u64], trace: bool) -> ExitCode {
             .find(|r| trace && tell(r, "") || r.violation.is_some());
         match caught {
             Some(Report { seed, violation: Some(violation), .. }) => {
-                println!("{}: seed no. {seed}, {:.1?}: {violation}", mutant.name(), started.elapsed());
+                let nth = seed.saturating_add(1);
+                println!("{}: seed {seed}, the {nth}th, {:.1?}: {violation}", mutant.name(), started.elapsed());
             }
             _ => {
                 survived += 1;

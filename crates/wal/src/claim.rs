@@ -20,7 +20,7 @@ use crate::shard::Shard;
 use crate::slot::read_entry;
 use crate::tenure::Tenure;
 use fence::{Stand, fence};
-use relocate::{check_wanted, find_log, relocate};
+use relocate::{find_log, relocate};
 
 /// Limits of opening a shard for writing.
 #[derive(Debug, Clone)]
@@ -200,7 +200,6 @@ impl Claim {
 /// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
 async fn claim(shard: &Shard, manifests: &ManifestStore, abandon: bool) -> Result<Claim> {
     let writer_id = shard.store().surroundings().fresh_id();
-    check_wanted(shard).await?;
     let found = Mutex::new((false, Log::own(shard)));
     let committed = manifests.commit(None, |manifest| {
         let found = &found;

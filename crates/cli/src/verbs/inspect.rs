@@ -46,6 +46,7 @@ fn to_json(inspection: &Inspection) -> Value {
                 "replay_after": shard.replay_after,
                 "tail": shard.tail,
                 "wal_store": shard.wal_store,
+                "wal_store_may_be_wiped": shard.wal_store_may_be_wiped,
                 "rows_in_log": shard.rows_in_log,
                 "current_generation": shard.current_generation,
                 "sstables": sstables,
@@ -74,7 +75,8 @@ fn to_text(inspection: &Inspection) -> String {
             plural(shard.fences.len() as u64, "fence"),
         ));
         if let Some(wal_store) = &shard.wal_store {
-            lines.push(format!("  its log is in {wal_store}"));
+            let wipe = if shard.wal_store_may_be_wiped { ", which may be wiped" } else { "" };
+            lines.push(format!("  its log is in {wal_store}{wipe}"));
         }
         for sstable in &shard.sstables {
             let rows = sstable.rows.map_or_else(|| "rows not counted".to_string(), |n| plural(n, "row"));

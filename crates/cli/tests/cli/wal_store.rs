@@ -15,6 +15,7 @@ fn logs_are_where_they_were_sent_and_a_lost_store_is_named() {
     fencepost(["ingest", &table, &first]).ok();
     let shard = fencepost(["inspect", &table]).json()["shards"][0].clone();
     assert_eq!(shard["wal_store"], json!(format!("file://{logs}")));
+    assert_eq!(shard["wal_store_may_be_wiped"], json!(true));
     let entries = place.path("logs").join("_mem_wal").join(shard["shard_id"].as_str().unwrap()).join("wal");
     assert!(std::fs::read_dir(&entries).unwrap().count() > 0);
     assert!(place.path("logs").join("_fencepost_wal_store").is_file());
@@ -44,6 +45,7 @@ fn a_lost_store_is_given_up_on_demand_only() {
     fencepost(["ingest", &table, &rows, "--wal-store", &logs]).ok();
     let shard = fencepost(["inspect", &table]).json()["shards"][0].clone();
     assert_eq!(shard["wal_store"], json!(format!("file://{logs}")));
+    assert_eq!(shard["wal_store_may_be_wiped"], json!(false));
     std::fs::remove_dir_all(place.path("logs")).unwrap();
     let stderr = fencepost(["ingest", &table, &rows]).fails(6);
     assert!(stderr.contains("--abandon-wal-store") && stderr.contains(&logs), "{stderr}");

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::adversary::Trap;
+use super::adversary::{Lure, Trap};
 use super::habits::{Plot, spread};
 use super::network::wal_store_of;
 use super::world::{Event, Moment, ObjectKind, Request, World};
@@ -338,7 +338,7 @@ impl Process {
             if lock(&self.state).on_the_wire.first() == Some(position) {
                 return false;
             }
-            let trap = Trap::straggler(self, *position);
+            let trap = Trap::set(self, Lure::Straggler, *position);
             self.world.wait_for(&Self::moment_of(Event::AwaitedAt, *position)).await;
             drop(trap);
             if self.world.has_happened(Event::AwaitedAt, *position) {

@@ -451,8 +451,9 @@ impl World {
             state.objects.keys().filter(|path| path.as_ref().starts_with(&root)).cloned().collect()
         };
         for path in &wiped {
-            // What it decides does not matter.
-            let _ = self.arrive(who, path, &Request::Delete);
+            if let Err(error) = self.arrive(who, path, &Request::Delete) {
+                self.fail(who, Invariant::Truth, format!("the world cannot delete {path}: {error}"));
+            }
         }
         if !wiped.is_empty() {
             self.count("WAL stores wiped");

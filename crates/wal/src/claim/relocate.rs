@@ -14,43 +14,34 @@ use crate::shard::Shard;
 use crate::slot::read_entry;
 use crate::wal_store::{WalStoreRef, identify, read_identity};
 
-/// Whether the store that the caller wants the log in can be reached at all, before anybody is fenced. It gets an identity when
-/// the log goes there: one that was wiped is not to look like another one.
-///
-/// # Errors
-/// [`Error::Store`]; [`Error::Corrupt`] if something else has the identity's name.
-pub(super) async fn check_wanted(shard: &Shard) -> Result<()> {
-    match shard.given_wal_store() {
-        Some(given) => read_identity(given).await.map(|_| ()),
-        None => Ok(()),
-    }
-}
-
 /// Where the log of the manifest that a claim derives from is. If its WAL store is gone and nothing of it is needed, or
 /// the caller gives up what was in it, `next` goes on elsewhere: in the store that was given, or in the table's own.
 ///
 /// # Errors
-/// [`Error::WalStoreMissing`], [`Error::WalStoreMismatch`]; [`Error::WalStoreInUse`].
+/// [`Error::WalStoreMissing`], [`Error::WalStoreMismatch`]; [`Error::WalStoreInUse`]; what is wrong with the store that was given.
 pub(super) async fn find_log(shard: &Shard, next: &mut ShardManifest, abandon: bool) -> Result<Log> {
+    if let Some(given) = shard.given_wal_store().filter(|_| !shard.log_stays(next)) {
+        // Before anybody is fenced for it. It gets an identity only when the log goes there: a store that was wiped is not to
+        // look like another one.
+        read_identity(given).await?;
+    }
     match shard.recorded_log(next).await {
         Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. }) if abandon || next.needs_no_wal_store() => {
         }
         found => return found,
     }
-    // What landed there and was not flushed is given up; if the store may be wiped there was nothing. Positions count on, and
-    // every entry of a tenure up to now is dead, should one come.
     let wanted = match shard.given_wal_store() {
         Some(given) => Some(identify(given).await?),
         None => None,
     };
-    let before = next.writer_epoch;
+    // What landed there and was not flushed is given up; if nothing of it is needed, there was nothing. Positions count on.
     next.replay_after = next.replay_after.max(next.landed_up_to());
-    let (replay_after, epoch) = (next.replay_after, before.next()?);
+    let (replay_after, epoch) = (next.replay_after, next.writer_epoch.next()?);
     let extension = next.extension.get_or_insert_with(Extension::default);
-    // Entries of the last tenure, too, should they come.
+    // I4: every entry of a tenure up to now is dead, should one come.
     extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
+    // Those that stood in the lost store are gone with it.
     let lost_behind = extension.wal_store.as_ref().map_or(Position::ZERO, |lost| lost.after);
-    // Those in the lost store are gone with it.
     extension.fences.retain(|fence| fence.position <= lost_behind);
     extension.wal_store = wanted.map(|wanted| WalStoreRef { after: replay_after, ..wanted });
     let log = shard.log(next).await?;
@@ -59,9 +50,8 @@ pub(super) async fn find_log(shard: &Shard, next: &mut ShardManifest, abandon: b
 }
 
 /// The last step of opening: if the log is not where the caller wants it and nothing above R has rows, it goes on there,
-/// behind `last`, up to which everything has landed where it is. A
-/// stalled writer of before collides with our sentinel in the old store, which is recorded (schedule 19), or the tenure
-/// before closed cleanly.
+/// behind `last`, up to which everything has landed where it is. A stalled writer of before collides with our sentinel in
+/// the old store, which is recorded (I3, schedule 19), or the tenure before closed cleanly.
 ///
 /// # Errors
 /// [`Error::WalStoreInUse`]; [`Error::Fenced`].
@@ -96,7 +86,6 @@ pub(super) async fn relocate(
         let (by, owned) = (next.writer_epoch, next.is_owned_by(&claim.identity));
         // I5: R rises over sentinels and dead entries only.
         next.replay_after = next.replay_after.max(last);
-        next.last_seen = next.last_seen.max(last);
         let extension = next.extension.get_or_insert_with(Extension::default);
         extension.replay_after_epoch = extension.replay_after_epoch.max(epoch);
         extension.wal_store = Some(wanted.clone());

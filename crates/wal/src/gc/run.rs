@@ -9,6 +9,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
+use crate::log::Log;
 use crate::manifest::ManifestStore;
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
@@ -129,17 +130,15 @@ async fn delete(
     let path = |relative: &str| relative.split('/').fold(shard.root().clone(), |path, part| path.join(part));
 
     let log = shard.log(&inputs.manifest).await?;
-    let in_wal_store = |relative: &str| log.folder().clone().join(relative.trim_start_matches("wal/"));
-    let (elsewhere, own): (Vec<&Deletion>, Vec<_>) = of_kind(GcKind::WalEntry).partition(|d| d.in_wal_store);
-    for batch in own.chunks(DELETES_AT_ONCE).chain(elsewhere.chunks(DELETES_AT_ONCE)) {
-        let batch: &[&Deletion] = batch;
-        match batch.first().is_some_and(|d| d.in_wal_store) {
-            true => log.store().delete_all(batch.iter().map(|d| in_wal_store(&d.path)).collect()).await?,
-            false => store.delete_all(batch.iter().map(|d| path(&d.path)).collect()).await?,
+    for (log, in_wal_store) in [(Log::own(shard), false), (log, true)] {
+        let entries: Vec<&Deletion> = of_kind(GcKind::WalEntry).filter(|d| d.in_wal_store == in_wal_store).collect();
+        for batch in entries.chunks(DELETES_AT_ONCE) {
+            let names = batch.iter().filter_map(|d| d.path.strip_prefix("wal/"));
+            log.store().delete_all(names.map(|name| log.folder().clone().join(name)).collect()).await?;
+            let mut last = None;
+            batch.iter().for_each(|d| last = Some(done(d)));
+            last.into_iter().for_each(&mut *progress);
         }
-        let mut last = None;
-        batch.iter().for_each(|d| last = Some(done(d)));
-        last.into_iter().for_each(&mut *progress);
     }
     for folder in of_kind(GcKind::SsTable) {
         let name = folder.path.trim_end_matches('/');

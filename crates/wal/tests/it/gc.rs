@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fencepost_sim::{CountingStore, Fault, Op};
+use fencepost_sim::{CountingStore, Fault, FaultStore, Op, Rule};
 use fencepost_wal::checkpoint::{self, CheckpointOptions};
 use fencepost_wal::gc::{self, BaseProgress, Freed, GcConfig, GcKind, GcOptions, Refusal};
 use fencepost_wal::{
     Error, Generation, ManifestStore, OpenOptions, Position, Shard, ShardId, ShardManifest, SsTable, Store,
     WalAppender, WalConfig,
 };
+use tempfile::TempDir;
 
 use crate::lance::{self, Lance};
 use crate::support::{Bucket, append, batch, bucket, replayed, settle};
@@ -446,12 +447,20 @@ async fn a_fenced_writers_collector_stops() {
     assert!(config.validate().unwrap_err().to_string().contains("interval"));
 }
 
+/// Files without version hints: while one is being written, beside everything else, it is a half-made file itself.
+async fn bucket_of_files() -> (TempDir, Bucket, Rule) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
+    let faults = FaultStore::new(Arc::clone(store.object_store()));
+    let hints = faults.on(Op::Overwrite).path_ends_with("version_hint.json").always().then(Fault::Fail);
+    let bucket = Bucket::on(store.wrapped(|_| faults.store())).await;
+    (folder, bucket, hints)
+}
+
 /// On `file://` a process that is killed in the middle of a PUT leaves a file that no LIST shows.
 #[tokio::test]
 async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
-    let bucket = Bucket::on(store).await;
+    let (_folder, bucket, hints) = bucket_of_files().await;
     let mut w = bucket.process().appender().await;
     for id in 1..=3 {
         append(&mut w, [id]).await.unwrap();
@@ -490,6 +499,7 @@ async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
     assert!(!file(&root.clone().join("deadbeef_gen_1"), "").exists(), "its folder too");
     assert!(file(&root.clone().join("0badcafe_gen_1"), "").exists());
     assert_eq!(bucket.rows().await, [5]);
+    assert!(hints.fired() > 0);
     // Half-made ones that are in the way do not stop the writer.
     assert_eq!(append(&mut w, [6]).await.unwrap(), above.next().unwrap());
 }
@@ -498,9 +508,7 @@ async fn half_made_files_go_where_nobody_can_be_about_to_use_them() {
 /// the objects and their folder leaves an empty one.
 #[tokio::test]
 async fn folders_without_an_object_go_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&format!("file://{}", folder.path().display()), &Default::default()).unwrap();
-    let bucket = Bucket::on(store).await;
+    let (_folder, bucket, hints) = bucket_of_files().await;
     let mut w = bucket.process().appender().await;
     for id in 1..=2 {
         let position = append(&mut w, [id]).await.unwrap();
@@ -526,6 +534,7 @@ async fn folders_without_an_object_go_too() {
     assert_eq!(gone.map(|name| place(name).exists()), [false; 2]);
     assert_eq!(stays.map(|name| place(name).exists()), [true; 5]);
     assert!(bucket.collector().collect(&merged(0)).await.unwrap().freed.is_empty(), "nothing is left to do");
+    assert!(hints.fired() > 0);
 }
 
 #[tokio::test(start_paused = true)]

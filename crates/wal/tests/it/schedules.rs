@@ -1,6 +1,5 @@
 //! Schedules of protocol section 13, by number: each breaks a design that is weaker in one point.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fencepost_sim::{Fault, Gate, Op, Outcome as Answer};
@@ -790,8 +789,7 @@ async fn schedule_45_a_follower_whose_clock_stood_still_does_not_believe_a_zombi
 /// As schedule 45, of a log that has moved: the manifest that came back is from before the move.
 #[tokio::test(start_paused = true)]
 async fn schedule_46_a_follower_does_not_go_back_to_where_the_log_was_because_of_a_forgotten_manifest() {
-    use crate::wal_store::Disk;
-    use fencepost_sim::FaultStore;
+    use crate::wal_store::{Disk, about_to_move};
     use fencepost_wal::WalTailer;
     let (bucket, disk) = (bucket().await, Disk::new());
     let mut w1 = bucket.process().appender().await;
@@ -799,11 +797,7 @@ async fn schedule_46_a_follower_does_not_go_back_to_where_the_log_was_because_of
     w1.truncate(first).await.unwrap();
 
     // W2 has recorded its takeover and is about to move the log; a claim that derives from before stalls.
-    let faults = FaultStore::new(Arc::clone(disk.inner()));
-    let before_move = faults.on(Op::List).path_contains("/wal").stall();
-    let shard = bucket.patient().shard.with_wal_store(disk.store.clone().wrapped(|_| faults.store()));
-    let opening = tokio::spawn(async move { WalAppender::open(&shard, &OpenOptions::default()).await });
-    before_move.reached().await;
+    let (before_move, opening) = about_to_move(&bucket, &disk).await;
     let claimant = bucket.patient();
     let claim = claimant.faults.on(Op::Create).path_contains("/manifest/").stall();
     let claiming = tokio::spawn(async move { claimant.open().await.map(|_| ()) });

@@ -14,29 +14,42 @@ use super::habits::Plot;
 use super::process::Process;
 use super::world::{Event, ObjectKind, Request};
 
-/// PUTs that come when it hurts, by object, and how many of them.
-#[derive(Debug, Default)]
-pub(crate) struct LyingInWait {
-    /// Manifests whose PUT is sent, perhaps once more, when the version has been pruned.
-    manifests: BTreeMap<u64, u32>,
-    /// Entries that land when somebody else's PUT to their position is sent.
-    stragglers: BTreeMap<u64, u32>,
-    /// Entries, or second copies of them, which land once the position has been collected.
-    copies: BTreeMap<u64, u32>,
-    /// Entries that leave their position to a successor's sentinel.
-    firsts: BTreeMap<u64, u32>,
-    /// Manifests of flushes that wait until somebody else's commit of the same version is held back.
-    flushes: BTreeMap<u64, u32>,
-    /// Manifests that somebody listed, and will read when another has come in their place.
-    listed: BTreeMap<u64, u32>,
-    /// Ranges of sentinels, by their first position, some of which are held back so that entries come in between.
-    ranges: BTreeMap<u64, u32>,
+/// What somebody lies in wait with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lure {
+    /// A manifest whose PUT is sent, perhaps once more, when the version has been pruned.
+    Manifest,
+    /// An entry that lands when somebody else's PUT to its position is sent.
+    Straggler,
+    /// An entry, or a second copy of it, which lands once the position has been collected.
+    Copy,
+    /// An entry that leaves its position to a successor's sentinel.
+    First,
+    /// The manifest of a flush that waits until somebody else's commit of the same version is held back.
+    Flush,
+    /// A manifest that somebody listed, and will read when another has come in its place.
+    Listed,
+    /// A range of sentinels, by its first position, some of which are held back so that entries come in between.
+    Range,
 }
 
+/// What comes when it hurts, by version or position, and how many of each.
+#[derive(Debug, Default)]
+pub(crate) struct LyingInWait(BTreeMap<(Lure, u64), u32>);
+
 impl LyingInWait {
+    fn has(&self, lure: Lure, number: u64) -> bool {
+        self.0.contains_key(&(lure, number))
+    }
+
+    /// The lowest one from `number` on.
+    fn from(&self, lure: Lure, number: u64) -> Option<u64> {
+        self.0.range((lure, number)..=(lure, u64::MAX)).next().map(|((_, number), _)| *number)
+    }
+
     /// The lowest position behind R for which an entry that never stood there lies in wait.
     pub(crate) fn copy_behind(&self, replay_after: u64) -> Option<u64> {
-        self.copies.range(replay_after + 1..).next().map(|(position, _)| *position)
+        self.from(Lure::Copy, replay_after + 1)
     }
 }
 
@@ -44,60 +57,24 @@ impl LyingInWait {
 #[derive(Debug)]
 pub(crate) struct Trap {
     process: Arc<Process>,
-    list: fn(&mut LyingInWait) -> &mut BTreeMap<u64, u32>,
-    number: u64,
+    of: (Lure, u64),
 }
 
 impl Trap {
-    fn set(process: &Arc<Process>, list: fn(&mut LyingInWait) -> &mut BTreeMap<u64, u32>, number: u64) -> Self {
-        *list(&mut process.world.state().lying_in_wait).entry(number).or_default() += 1;
-        Self { process: Arc::clone(process), list, number }
-    }
-
-    /// A straggler at this position.
-    pub(crate) fn straggler(process: &Arc<Process>, position: u64) -> Self {
-        Self::set(process, |wait| &mut wait.stragglers, position)
-    }
-
-    /// A manifest that comes when its version has been pruned.
-    fn manifest(process: &Arc<Process>, version: u64) -> Self {
-        Self::set(process, |wait| &mut wait.manifests, version)
-    }
-
-    /// A second copy of an entry.
-    fn copy(process: &Arc<Process>, position: u64) -> Self {
-        Self::set(process, |wait| &mut wait.copies, position)
-    }
-
-    /// A manifest that was listed and will be read later.
-    fn listed(process: &Arc<Process>, version: u64) -> Self {
-        Self::set(process, |wait| &mut wait.listed, version)
-    }
-
-    /// An entry that leaves its position to a successor's sentinel.
-    fn first(process: &Arc<Process>, position: u64) -> Self {
-        Self::set(process, |wait| &mut wait.firsts, position)
-    }
-
-    /// A flush that waits for another's commit.
-    fn flush(process: &Arc<Process>, version: u64) -> Self {
-        Self::set(process, |wait| &mut wait.flushes, version)
-    }
-
-    /// A range of sentinels.
-    fn range(process: &Arc<Process>, first: u64) -> Self {
-        Self::set(process, |wait| &mut wait.ranges, first)
+    pub(crate) fn set(process: &Arc<Process>, lure: Lure, number: u64) -> Self {
+        let of = (lure, number);
+        *process.world.state().lying_in_wait.0.entry(of).or_default() += 1;
+        Self { process: Arc::clone(process), of }
     }
 }
 
 impl Drop for Trap {
     fn drop(&mut self) {
-        let mut state = self.process.world.state();
-        let list = (self.list)(&mut state.lying_in_wait);
-        if let Some(count) = list.get_mut(&self.number) {
+        let waiting = &mut self.process.world.state().lying_in_wait.0;
+        if let Some(count) = waiting.get_mut(&self.of) {
             *count -= 1;
             if *count == 0 {
-                list.remove(&self.number);
+                waiting.remove(&self.of);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::process::{Process, Role};
 use super::super::world::{Event, Request};
-use super::{Plan, Trap};
+use super::{Lure, Plan, Trap};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -13,8 +13,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn forgotten(process: &Arc<Process>, request: &Request, version: u64) -> Option<Plan> {
     let (comes_back, one_before) = {
         let state = process.world.state();
-        let manifests = &state.lying_in_wait.manifests;
-        (manifests.contains_key(&version), manifests.contains_key(&version.saturating_sub(1)))
+        let wait = &state.lying_in_wait;
+        (wait.has(Lure::Manifest, version), wait.has(Lure::Manifest, version.saturating_sub(1)))
     };
     if process.is_steady {
         return None;
@@ -26,18 +26,18 @@ pub(super) fn forgotten(process: &Arc<Process>, request: &Request, version: u64)
     let chance = |writer: f64, other: f64| process.chance(if process.role == Role::Writer { writer } else { other });
     match request {
         Request::Create(_) if one_before && chance(0.7, 0.3) => {
-            let trap = Trap::manifest(process, version);
+            let trap = Trap::set(process, Lure::Manifest, version);
             Some(Plan::StallBefore(Event::CameBackAt, version - 1, Some(trap)))
         }
         Request::Create(_) if comes_back && chance(0.7, 0.2) => {
             Some(Plan::LoseAnswerAndStall(Event::CameBackAt, version, None))
         }
         Request::Create(_) if chance(if is_claim { process.world.habits.held_claims } else { 0.08 }, 0.03) => {
-            let trap = Trap::manifest(process, version);
+            let trap = Trap::set(process, Lure::Manifest, version);
             Some(Plan::StallBefore(Event::PrunedUpTo, pruned(process), Some(trap)))
         }
         Request::Create(_) if chance(0.08, 0.03) => {
-            let trap = Trap::manifest(process, version);
+            let trap = Trap::set(process, Lure::Manifest, version);
             Some(Plan::LoseAnswerAndStall(Event::PrunedUpTo, pruned(process), Some(trap)))
         }
         Request::Get if comes_back && may_stall_over_newest(process, version) && chance(0.9, 0.3) => {
@@ -58,7 +58,7 @@ fn may_stall_over_newest(process: &Process, version: u64) -> bool {
 pub(super) fn straggling(process: &Arc<Process>, request: &Request, position: u64) -> Option<Plan> {
     let (is_awaited, comes_again) = {
         let wait = &process.world.state().lying_in_wait;
-        (wait.stragglers.contains_key(&position), wait.copies.contains_key(&position))
+        (wait.has(Lure::Straggler, position), wait.has(Lure::Copy, position))
     };
     // Given up sooner, a request that hangs would be sent again.
     let is_patient = process.patience > DAY;
@@ -70,13 +70,13 @@ pub(super) fn straggling(process: &Arc<Process>, request: &Request, position: u6
             if process.chance(0.4) {
                 Some(Plan::StallBefore(Event::CollectedUpTo, position, None))
             } else if process.chance(0.4) {
-                Some(Plan::LandAt(Event::CollectedUpTo, position, Trap::copy(process, position)))
+                Some(Plan::LandAt(Event::CollectedUpTo, position, Trap::set(process, Lure::Copy, position)))
             } else {
                 None
             }
         }
         Request::Create(_) if process.entries_on_the_wire() > 0 && is_patient && process.chance(0.04) => {
-            Some(Plan::HangUntil(Event::AwaitedAt, position, Some(Trap::straggler(process, position))))
+            Some(Plan::HangUntil(Event::AwaitedAt, position, Some(Trap::set(process, Lure::Straggler, position))))
         }
         Request::Create(_) if process.entries_on_the_wire() > 1 && process.chance(0.05) => Some(Plan::Die),
         Request::Get if comes_again && process.role == Role::Follower && process.chance(0.8) => {
@@ -113,8 +113,8 @@ pub(super) fn expired(process: &Arc<Process>, request: &Request) -> Option<Plan>
 pub(super) fn zombies(process: &Arc<Process>, request: &Request, position: u64) -> Option<Plan> {
     let (is_awaited, is_second, is_first) = {
         let wait = &process.world.state().lying_in_wait;
-        let is_second = wait.firsts.contains_key(&position.saturating_sub(1));
-        (wait.copies.contains_key(&position), is_second, wait.copies.is_empty() && wait.firsts.is_empty())
+        let is_first = wait.from(Lure::Copy, 0).is_none() && wait.from(Lure::First, 0).is_none();
+        (wait.has(Lure::Copy, position), wait.has(Lure::First, position.saturating_sub(1)), is_first)
     };
     // Given up sooner, it would be sent again.
     let is_patient = process.patience > DAY;
@@ -124,11 +124,11 @@ pub(super) fn zombies(process: &Arc<Process>, request: &Request, position: u64) 
         process.is_at(position) || (process.is_at(before) && process.world.has_happened(Event::LandedAt, before));
     match request {
         Request::Create(_) if process.owns() && is_second && !is_awaited => {
-            Some(Plan::HangUntil(Event::CollectedAt, position, Some(Trap::copy(process, position))))
+            Some(Plan::HangUntil(Event::CollectedAt, position, Some(Trap::set(process, Lure::Copy, position))))
         }
         // Not in the serial zone: there is no second then.
         Request::Create(_) if is_first && is_patient && process.entries_on_the_wire() > 0 && process.chance(0.2) => {
-            Some(Plan::HangUntil(Event::CollectedAt, position, Some(Trap::first(process, position))))
+            Some(Plan::HangUntil(Event::CollectedAt, position, Some(Trap::set(process, Lure::First, position))))
         }
         Request::Get if is_awaited && process.role == Role::Follower && is_there => {
             Some(Plan::StallBefore(Event::ReturnedAt, position, None))
@@ -145,12 +145,12 @@ pub(super) fn suspended(process: &Arc<Process>, request: &Request, version: u64)
         let wait = &state.lying_in_wait;
         let newest = state.oracle.newest_version();
         // R has passed the zombie's position, and nobody has come back from that yet.
-        let passed = wait.copies.range(..=state.oracle.replay_after()).next().is_some();
-        let stays = Some(newest).filter(|newest| passed && wait.manifests.contains_key(newest));
+        let passed = wait.from(Lure::Copy, 0).is_some_and(|lowest| lowest <= state.oracle.replay_after());
+        let stays = Some(newest).filter(|newest| passed && wait.has(Lure::Manifest, *newest));
         (
-            wait.manifests.contains_key(&version),
-            wait.flushes.contains_key(&version),
-            wait.listed.keys().next().copied().or(stays),
+            wait.has(Lure::Manifest, version),
+            wait.has(Lure::Flush, version),
+            wait.from(Lure::Listed, 0).or(stays),
             wait.copy_behind(state.oracle.replay_after()).is_some(),
             state.oracle.replay_after(),
             newest == version,
@@ -161,15 +161,15 @@ pub(super) fn suspended(process: &Arc<Process>, request: &Request, version: u64)
             stays.map(|newest| Plan::StallBefore(Event::CameBackAt, newest, None))
         }
         (Request::Create(_), Role::Writer) if zombie_is_near && !comes_back && process.owns() => {
-            Some(Plan::StallBefore(Event::HeldAt, version, Some(Trap::flush(process, version))))
+            Some(Plan::StallBefore(Event::HeldAt, version, Some(Trap::set(process, Lure::Flush, version))))
         }
         (Request::Create(_), Role::Keeper) if flush_waits && !process.is_steady => {
-            let trap = Trap::manifest(process, version);
+            let trap = Trap::set(process, Lure::Manifest, version);
             process.world.happened(Event::HeldAt, version);
             Some(Plan::StallBefore(Event::PrunedUpTo, version, Some(trap)))
         }
         (Request::Get, Role::Follower) if comes_back && is_newest && process.is_behind(replay_after) => {
-            let trap = Trap::listed(process, version);
+            let trap = Trap::set(process, Lure::Listed, version);
             Some(Plan::StallBefore(Event::CameBackAt, version, Some(trap)))
         }
         _ => None,
@@ -185,8 +185,7 @@ pub(super) fn between(process: &Arc<Process>, request: &Request, position: u64) 
     let (is_awaited, range, has_owner) = {
         let state = process.world.state();
         let wait = &state.lying_in_wait;
-        let range = wait.ranges.keys().next().copied();
-        (wait.stragglers.contains_key(&position), range, state.owner.is_some())
+        (wait.has(Lure::Straggler, position), wait.from(Lure::Range, 0), state.owner.is_some())
     };
     let on_the_wire = process.entries_on_the_wire() as u64;
     match range {
@@ -195,11 +194,11 @@ pub(super) fn between(process: &Arc<Process>, request: &Request, position: u64) 
             None
         }
         _ if !process.has_owned() && has_owner && on_the_wire < 6 => {
-            let trap = Trap::range(process, position.saturating_sub(on_the_wire));
+            let trap = Trap::set(process, Lure::Range, position.saturating_sub(on_the_wire));
             Some(Plan::HangUntil(Event::LandedAt, position, Some(trap)))
         }
         Some(first) if process.has_owned() && position > first + fencepost_wal::MAX_IN_FLIGHT => {
-            Some(Plan::HangUntil(Event::AwaitedAt, position, Some(Trap::straggler(process, position))))
+            Some(Plan::HangUntil(Event::AwaitedAt, position, Some(Trap::set(process, Lure::Straggler, position))))
         }
         _ => None,
     }
