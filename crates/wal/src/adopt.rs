@@ -135,6 +135,13 @@ fn extended(mut manifest: ShardManifest, older: Option<ShardManifest>) -> ShardM
     // too. Not a bound are the manifest's `writer_epoch`, because whoever claimed it may have published only a part of
     // an older writer's entries, or none, and with it the acknowledged rest would be dead (schedule 18); and the highest
     // epoch found at or below R, because the sentinel of a claimant that never recorded it may stand in a hole there.
+    if let Some(older) = &older {
+        // I1: nor does it say which SSTables are elsewhere.
+        for sstable in &mut manifest.sstables {
+            let same = older.sstables.iter().find(|s| s.generation == sstable.generation && s.path == sstable.path);
+            sstable.base = same.and_then(|s| s.base.clone());
+        }
+    }
     let mut extension = older.and_then(|m| m.extension).unwrap_or_default();
     extension.unadopted = true;
     // Neither is said by this version: the owner is not ours, and whether the tenure before ended cleanly is unknown.

@@ -77,7 +77,7 @@ pub struct Opened {
 /// reopen would fence each other for ever.
 ///
 /// # Errors
-/// [`Error::ShardNotFound`], [`Error::ShardClosed`]; [`Error::Unadopted`] if another engine's manifests replaced all of
+/// [`Error::ShardNotFound`], [`Error::ShardClosed`], [`Error::CloneUnfinished`]; [`Error::Unadopted`] if another engine's manifests replaced all of
 /// ours, [`Error::Stranded`] if an entry that it acknowledged could get lost; [`Error::Fenced`] if a newer claim was met;
 /// [`Error::LogHole`] and [`Error::Corrupt`] if objects are missing or damaged; [`Error::Outrun`] if the present writer
 /// never pauses and is too fast; [`Error::WalStoreMissing`] and [`Error::WalStoreMismatch`] if the log is in a WAL store that is not
@@ -232,8 +232,10 @@ async fn claim(shard: &Shard, manifests: &ManifestStore, abandon: bool) -> Resul
 }
 
 fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
-    let deleted = manifest.extension.as_ref().is_some_and(|x| x.deleted);
-    match (deleted, manifest.status) {
+    if !manifest.is_initialized() {
+        return Err(shard.unfinished());
+    }
+    match (manifest.is_deleted(), manifest.status) {
         (true, _) => Err(Error::ShardClosed { shard: shard.id(), state: "deleted" }),
         (_, ShardStatus::Sealed) => Err(Error::ShardClosed { shard: shard.id(), state: "sealed" }),
         (false, ShardStatus::Active) => Ok(()),

@@ -159,6 +159,15 @@ pub enum Error {
         state: &'static str,
     },
 
+    /// The shard is a clone whose making stopped half way.
+    #[error("shard {shard} at {url} is a clone that was not finished; run the same clone again, or delete it")]
+    CloneUnfinished {
+        /// The shard.
+        shard: ShardId,
+        /// Its table.
+        url: String,
+    },
+
     /// Another engine wrote an entry where nothing that counts can stand.
     #[error(
         "shard {shard}: WAL entry {position}, which another engine wrote, {reason}; its rows may have been acknowledged: \
@@ -191,6 +200,31 @@ pub enum Error {
         id: Uuid,
         /// Is not listed, has expired …
         state: &'static str,
+    },
+
+    /// An entry that a checkpoint holds is gone.
+    #[error(
+        "shard {shard}: checkpoint {id} needs WAL entry {position}, and {reason}; restore the store of the log, or use a checkpoint \
+         of scope `all`, which needs no log"
+    )]
+    CheckpointLost {
+        /// The shard.
+        shard: ShardId,
+        /// The checkpoint.
+        id: Uuid,
+        /// The first position that is missing.
+        position: Position,
+        /// Where it was looked for.
+        reason: String,
+    },
+
+    /// The shard cannot be deleted: a checkpoint or a clone needs it.
+    #[error("shard {shard} cannot be deleted: {by}")]
+    Pinned {
+        /// The shard.
+        shard: ShardId,
+        /// What needs it, and what to do.
+        by: String,
     },
 
     /// The shard's log is in a WAL store that has no identity: the wrong one, or one that was wiped.

@@ -37,7 +37,9 @@
 //! | read without owning | [`WalTailer`] |
 //! | take a shard over by hand | [`open()`], which returns a [`Tenure`] and a [`Replay`] |
 //! | go on after another engine wrote | [`adopt()`] |
-//! | keep a moment of a shard | [`checkpoint::create`] |
+//! | keep a moment of a shard | [`checkpoint::create`], [`Tenure::checkpoint`] |
+//! | fork a shard that is written to | [`clone::clone`] |
+//! | delete one that nobody needs | [`delete::mark_deleted`] |
 //! | delete what nobody needs any more | [`gc::collect`]; writers do it by themselves |
 //! | look at a shard | [`ManifestStore::latest`] |
 //! | prove every object of a shard | [`verify()`] |
@@ -50,6 +52,8 @@ mod appender;
 pub mod checkpoint;
 mod claim;
 mod client_options;
+pub mod clone;
+pub mod delete;
 mod entry;
 mod error;
 mod files;
@@ -92,7 +96,8 @@ pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use log::Log;
 pub use manifest::{
-    Extension, FORMAT_VERSION, Fence, ManifestStore, ShardFieldEntry, ShardManifest, ShardStatus, SsTable,
+    Extension, FORMAT_VERSION, Fence, ManifestStore, Origin, RowFilter, ShardFieldEntry, ShardManifest, ShardPlace,
+    ShardStatus, SsTable, SsTableBase,
 };
 pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;

@@ -54,6 +54,13 @@ impl Liveness {
         }
     }
 
+    /// Takes a position that is known to have held a sentinel or a dead entry.
+    pub(crate) fn pass(&mut self, position: Position, epoch: Epoch) {
+        if epoch > self.top() {
+            self.steps.push((position, epoch));
+        }
+    }
+
     /// The highest epoch of any live entry at or below `position`: what `replay_after_epoch` becomes when R rises
     /// to it.
     pub(crate) fn highest_at_or_below(&self, position: Position) -> Epoch {

@@ -97,6 +97,11 @@ impl Shard {
         Ok(ids.collect())
     }
 
+    /// The answer to who wants to use a clone that is not finished.
+    pub(crate) fn unfinished(&self) -> Error {
+        Error::CloneUnfinished { shard: self.id, url: self.store.url().to_string() }
+    }
+
     /// The shard's name.
     pub fn id(&self) -> ShardId {
         self.id

@@ -155,6 +155,27 @@ impl Store {
         self
     }
 
+    /// The store at another URL as the process of this one reaches it: through the same object store if it is in the same bucket
+    /// (or both are files of this machine), otherwise with options from the environment.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`] if the URL cannot be opened here.
+    pub fn sibling(&self, url: &str) -> Result<Self> {
+        if let Some(store) = self.surroundings.open_store(url) {
+            return Ok(store);
+        }
+        let parsed = parse_url(url).map_err(|reason| Error::InvalidUrl { url: url.to_owned(), reason })?;
+        if parsed.scheme() != self.url.scheme() || parsed.host_str() != self.url.host_str() {
+            return Ok(Self::open(url, &HashMap::new())?.in_surroundings_of(self));
+        }
+        let root = match parsed.scheme() {
+            "file" => parsed.to_file_path().ok().and_then(|path| Path::from_absolute_path(path).ok()),
+            _ => Path::from_url_path(parsed.path()).ok(),
+        };
+        let invalid = || Error::InvalidUrl { url: url.to_owned(), reason: "it has no usable path".into() };
+        Ok(Self { root: root.ok_or_else(invalid)?, url: parsed, ..self.clone() })
+    }
+
     /// The same store seen by the process of another one: its clock, its dice, its patience.
     pub(crate) fn in_surroundings_of(self, other: &Self) -> Self {
         Self { retry: other.retry.clone(), surroundings: Arc::clone(&other.surroundings), ..self }

@@ -193,6 +193,9 @@ impl WalTailer {
     }
 
     async fn start(&mut self, manifest: &ShardManifest) -> Result<()> {
+        if !manifest.is_initialized() {
+            return Err(self.shard.unfinished());
+        }
         let log = self.shard.log(manifest).await?;
         let next = behind(manifest.replay_after);
         self.state = Some(Started {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::checkpoint::{self, Checkpoint, CheckpointOptions};
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
@@ -289,28 +290,76 @@ impl Tenure {
         manifest.last_seen = manifest.last_seen.max(covers).max(self.acknowledged());
     }
 
+    /// Publishes nothing new and pins what there is: one manifest lists the checkpoint, and raises R to `covers`, as
+    /// [`publish`](Self::publish) without an SSTable does. The checkpoint ends at the R of that manifest, so that it needs no
+    /// entry of the log (scope `All` of protocol section 9).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn checkpoint(&self, covers: Option<Position>, options: &CheckpointOptions) -> Result<Checkpoint> {
+        self.check()?;
+        // I5, schedule 11.
+        if let Some(covers) = covers.filter(|covers| *covers > self.acknowledged()) {
+            return Err(Error::InvalidArgument(format!(
+                "a checkpoint cannot cover position {covers}: only {} is acknowledged",
+                self.acknowledged()
+            )));
+        }
+        let made = Mutex::new(None);
+        self.commit_derived("make a checkpoint", |mut next: ShardManifest| {
+            let made = &made;
+            async move {
+                let shard = self.shard();
+                checkpoint::refuse_unusable(shard, &next)?;
+                let derived_from = next.version;
+                if let Some(covers) = covers {
+                    self.raise_replay_after(&mut next, covers);
+                }
+                // I9: it is the version that is committed that is pinned, and a fresh object for every attempt.
+                let mut pinned = next.clone();
+                pinned.version = derived_from.next()?;
+                let object = checkpoint::object_of(shard, pinned, derived_from, next.replay_after, options);
+                checkpoint::write(shard, &object).await?;
+                let listed = checkpoint::listed_as(&object, checkpoint::expiry(shard, options.lifetime));
+                *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed.clone());
+                Ok(checkpoint::with_checkpoint(next, listed))
+            }
+        })
+        .await?;
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.ok_or_else(|| self.poison("a checkpoint was committed that was not made", Outcome::Unknown))
+    }
+
     /// Commits a change as the owner.
     async fn commit(
         &self,
         what: &str,
         mut change: impl FnMut(&mut ShardManifest) -> Result<()>,
     ) -> Result<ShardManifest> {
+        self.commit_derived(what, |mut next| ready(change(&mut next).map(|()| next))).await
+    }
+
+    /// Commits what is derived from the latest manifest, as the owner.
+    async fn commit_derived<F>(&self, what: &str, mut derive: impl FnMut(ShardManifest) -> F) -> Result<ShardManifest>
+    where
+        F: Future<Output = Result<ShardManifest>>,
+    {
         let mut held = self.shared.committing.lock().await;
         self.check()?;
         let committed = self.shared.manifests.commit(Some(held.clone()), |manifest| {
             // I3: a tenure that was replaced changes nothing any more.
             let is_owned = manifest.is_owned_by(self.identity()) || is_on(Mutant::NoEpochCheckAtPublish);
-            let changed = match is_owned {
+            let derived = match is_owned {
                 true => {
                     let mut next = manifest;
                     // Before R can cover them: what is acknowledged comes after what was passed over.
                     let passed_over = self.state().passed_over.clone();
                     extension(&mut next).add_fences(passed_over);
-                    change(&mut next).map(|()| next)
+                    Ok(derive(next))
                 }
                 false => Err(self.fenced_by(manifest.writer_epoch, Outcome::NotWritten)),
             };
-            ready(changed)
+            async { derived?.await }
         });
         match committed.await {
             Ok(committed) => {

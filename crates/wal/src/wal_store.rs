@@ -98,10 +98,7 @@ impl WalStores {
 }
 
 async fn at_recorded_url(shard: &Shard, recorded: &WalStoreRef) -> Result<Store> {
-    let store = match shard.store().surroundings().open_store(&recorded.url) {
-        Some(store) => store,
-        None => Store::open(&recorded.url, &HashMap::new())?.in_surroundings_of(shard.store()),
-    };
+    let store = shard.store().sibling(&recorded.url)?;
     confirm(shard.id(), &store, recorded).await?;
     Ok(store)
 }

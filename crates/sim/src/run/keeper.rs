@@ -58,7 +58,7 @@ pub(crate) async fn keep(process: &Arc<Process>, shard: &Shard) {
             }
             _ => {
                 let promised = world.state().oracle.rows_to_pin();
-                match checkpoint::create(shard, &CheckpointOptions { name: None, lifetime }).await {
+                match checkpoint::create(shard, &CheckpointOptions { lifetime, ..Default::default() }).await {
                     Ok(new) => {
                         process.note(format_args!(
                             "made checkpoint {} of manifest {} up to {}",

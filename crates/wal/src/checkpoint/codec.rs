@@ -5,7 +5,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key};
 use uuid::Uuid;
 
-use super::ShardCheckpoint;
+use super::{ShardCheckpoint, TablePart};
 use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, Position, ShardId};
 use crate::manifest::{FORMAT_VERSION, codec};
@@ -38,8 +38,16 @@ struct CheckpointObject {
     created_at_ms: u64,
     #[prost(bool, tag = "10")]
     is_pin: bool,
+    #[prost(bytes = "vec", tag = "11")]
+    table_id: Vec<u8>,
+    #[prost(uint32, tag = "12")]
+    table_shards: u32,
+    #[prost(uint64, tag = "13")]
+    base_version: u64,
+    #[prost(string, optional, tag = "14")]
+    holder: Option<String>,
 }
-const TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+const TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 
 pub(crate) fn encode(checkpoint: &ShardCheckpoint) -> Vec<u8> {
     let message = CheckpointObject {
@@ -53,6 +61,10 @@ pub(crate) fn encode(checkpoint: &ShardCheckpoint) -> Vec<u8> {
         name: checkpoint.name.clone(),
         created_at_ms: checkpoint.created_at_ms,
         is_pin: checkpoint.is_pin,
+        table_id: checkpoint.table.map_or_else(Vec::new, |table| table.id.as_bytes().to_vec()),
+        table_shards: checkpoint.table.map_or(0, |table| table.shards),
+        base_version: checkpoint.table.map_or(0, |table| table.base_version),
+        holder: checkpoint.holder.clone(),
     };
     let mut rest = message.encode_to_vec();
     rest.extend_from_slice(&checkpoint.unknown);
@@ -100,6 +112,8 @@ pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, id: Uuid) -> Re
         name: message.name,
         created_at_ms: message.created_at_ms,
         is_pin: message.is_pin,
+        table: TablePart::decoded(&message.table_id, message.table_shards, message.base_version).map_err(corrupt)?,
+        holder: message.holder,
         unknown: codec::unknown_fields(bytes, TAGS).map_err(corrupt)?,
     })
 }
@@ -131,6 +145,8 @@ mod tests {
             name: Some("nightly".into()),
             created_at_ms: 1_700_000_000_000,
             is_pin: false,
+            table: None,
+            holder: None,
             unknown: vec![],
         }
     }

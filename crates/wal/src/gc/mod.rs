@@ -193,6 +193,8 @@ pub enum Refusal {
     Unadopted,
     /// It is being deleted, which takes care of its objects.
     Deleted,
+    /// It is a clone that is not finished.
+    Unfinished,
     /// The manifest, or a checkpoint, has fields that this Fencepost does not know, those of a newer one or of a newer
     /// Lance: they may name what must stay.
     NewerFormat,
@@ -204,6 +206,7 @@ impl std::fmt::Display for Refusal {
             Self::NoShard => "it has no manifest",
             Self::Unadopted => "another engine wrote to it; run `fencepost adopt` first",
             Self::Deleted => "it is being deleted",
+            Self::Unfinished => "it is a clone that is not finished",
             Self::NewerFormat => {
                 "a newer Fencepost or Lance wrote to it what this Fencepost does not know; collect it with a newer one"
             }

@@ -208,6 +208,7 @@ fn refusal(inputs: &Inputs) -> Option<Refusal> {
     match &manifest.extension {
         _ if manifest.collectable().is_err() => Some(Refusal::Unadopted),
         Some(extension) if extension.deleted => Some(Refusal::Deleted),
+        _ if !manifest.is_initialized() => Some(Refusal::Unfinished),
         // Wherever the field stands: it may name an object, or say that one is still needed.
         _ if manifest.has_unknown_fields() => Some(Refusal::NewerFormat),
         _ if inputs.pinned.iter().any(ShardCheckpoint::has_unknown_fields) => Some(Refusal::NewerFormat),

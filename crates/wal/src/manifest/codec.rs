@@ -3,6 +3,8 @@
 //! Fields of Lance's or of a later Fencepost that this code does not know survive a read and a rewrite. Our message
 //! is written first and carries a checksum of everything after it, so that a manifest cut short anywhere is noticed.
 
+mod shared;
+
 use std::ops::Range;
 
 use bytes::Buf;
@@ -11,7 +13,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, encode_va
 use uuid::Uuid;
 
 use super::{Extension, FORMAT_VERSION, Fence, ShardFieldEntry, ShardManifest, ShardStatus, SsTable};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TablePart};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 use crate::wal_store::WalStoreRef;
@@ -99,7 +101,10 @@ struct ExtensionMessage {
     checkpoints: Vec<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "9")]
     wal_store: Option<Vec<u8>>,
-    // 10 to 12 are set aside for origin, sstable_bases and row_filter.
+    #[prost(bytes = "vec", optional, tag = "10")]
+    origin: Option<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    sstable_bases: Vec<Vec<u8>>,
     #[prost(bool, tag = "13")]
     unadopted: bool,
     #[prost(bool, tag = "14")]
@@ -108,7 +113,7 @@ struct ExtensionMessage {
     #[prost(fixed32, optional, tag = "15")]
     checksum: Option<u32>,
 }
-const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 15];
+const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15];
 
 #[derive(Clone, PartialEq, Message)]
 struct WalStoreMessage {
@@ -139,8 +144,17 @@ struct CheckpointMessage {
     version: u64,
     #[prost(bool, tag = "8")]
     is_pin: bool,
+    /// Of the checkpoint of the table that it is a part of.
+    #[prost(bytes = "vec", tag = "9")]
+    table_id: Vec<u8>,
+    #[prost(uint32, tag = "10")]
+    table_shards: u32,
+    #[prost(uint64, tag = "11")]
+    base_version: u64,
+    #[prost(string, optional, tag = "12")]
+    holder: Option<String>,
 }
-const CHECKPOINT_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8];
+const CHECKPOINT_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 
 /// The bytes of the hint file, which other readers start from.
 pub(super) fn encode_hint(version: ManifestVersion) -> Vec<u8> {
@@ -173,7 +187,7 @@ pub(crate) fn encode(manifest: &ShardManifest) -> Vec<u8> {
     rest.extend_from_slice(&manifest.unknown);
     let mut bytes = Vec::new();
     if let Some(extension) = &manifest.extension {
-        let body = encode_extension(extension, crc32c::crc32c(&rest));
+        let body = encode_extension(extension, &manifest.sstables, crc32c::crc32c(&rest));
         encode_key(EXTENSION_TAG, WireType::LengthDelimited, &mut bytes);
         encode_varint(body.len() as u64, &mut bytes);
         bytes.extend_from_slice(&body);
@@ -195,7 +209,7 @@ fn encode_sstable(sstable: &SsTable) -> Vec<u8> {
     bytes
 }
 
-fn encode_extension(extension: &Extension, checksum: u32) -> Vec<u8> {
+fn encode_extension(extension: &Extension, sstables: &[SsTable], checksum: u32) -> Vec<u8> {
     let message = ExtensionMessage {
         format_version: extension.format_version,
         writer_id: extension.writer_id.as_bytes().to_vec(),
@@ -206,6 +220,8 @@ fn encode_extension(extension: &Extension, checksum: u32) -> Vec<u8> {
         closed_cleanly_epoch: extension.closed_cleanly_epoch.get(),
         checkpoints: extension.checkpoints.iter().map(encode_checkpoint).collect(),
         wal_store: extension.wal_store.as_ref().map(encode_wal_store),
+        origin: extension.origin.as_ref().map(shared::encode_origin),
+        sstable_bases: shared::encode_bases(sstables),
         unadopted: extension.unadopted,
         deleted: extension.deleted,
         checksum: Some(checksum),
@@ -233,6 +249,10 @@ fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
         tail: checkpoint.tail.get(),
         version: checkpoint.version.get(),
         is_pin: checkpoint.is_pin,
+        table_id: checkpoint.table.map_or_else(Vec::new, |table| table.id.as_bytes().to_vec()),
+        table_shards: checkpoint.table.map_or(0, |table| table.shards),
+        base_version: checkpoint.table.map_or(0, |table| table.base_version),
+        holder: checkpoint.holder.clone(),
     };
     let mut bytes = message.encode_to_vec();
     bytes.extend_from_slice(&checkpoint.unknown);
@@ -259,7 +279,7 @@ pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: Manife
     if id != Some(*shard.as_uuid()) {
         return Err(corrupt("it is the manifest of another shard, or was cut short".into()));
     }
-    let sstables: Vec<SsTable> =
+    let mut sstables: Vec<SsTable> =
         message.sstables.iter().map(|s| decode_sstable(s)).collect::<Result<_, _>>().map_err(corrupt)?;
     let nameless = |sstable: &SsTable| sstable.path.is_empty();
     if sstables.iter().any(nameless) || message.shard_field_entries.iter().any(|e| e.field_id.is_empty()) {
@@ -267,7 +287,7 @@ pub(crate) fn decode(object: &str, bytes: &[u8], shard: ShardId, version: Manife
     }
     let extension = match &message.fencepost {
         Some(body) => {
-            let (extension, checksum) = decode_extension(body).map_err(corrupt)?;
+            let (extension, checksum) = decode_extension(body, &mut sstables).map_err(corrupt)?;
             check_sum(bytes, checksum).map_err(corrupt)?;
             Some(extension)
         }
@@ -302,11 +322,12 @@ fn decode_sstable(bytes: &[u8]) -> Result<SsTable, String> {
         in_memory_bytes: message.in_memory_bytes,
         physical_rows: message.physical_rows,
         primary_key_bytes: message.primary_key_bytes,
+        base: None,
         unknown: unknown_fields(bytes, SSTABLE_TAGS)?,
     })
 }
 
-fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
+fn decode_extension(bytes: &[u8], sstables: &mut [SsTable]) -> Result<(Extension, Option<u32>), String> {
     let message = ExtensionMessage::decode(bytes).map_err(|e| e.to_string())?;
     if message.format_version > FORMAT_VERSION {
         return Err(format!(
@@ -323,6 +344,7 @@ fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
         return Err("its list of fences is cut short".into());
     }
     let checkpoints = message.checkpoints.iter().map(|c| decode_checkpoint(c)).collect::<Result<_, _>>()?;
+    shared::decode_bases(&message.sstable_bases, sstables)?;
     let extension = Extension {
         format_version: message.format_version,
         writer_id: id(&message.writer_id)?,
@@ -333,6 +355,7 @@ fn decode_extension(bytes: &[u8]) -> Result<(Extension, Option<u32>), String> {
         closed_cleanly_epoch: Epoch::new(message.closed_cleanly_epoch),
         checkpoints,
         wal_store: message.wal_store.as_deref().map(decode_wal_store).transpose()?,
+        origin: message.origin.as_deref().map(shared::decode_origin).transpose()?,
         unadopted: message.unadopted,
         deleted: message.deleted,
         unknown: unknown_fields(bytes, EXTENSION_TAGS)?,
@@ -362,6 +385,8 @@ fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, String> {
         tail: Position::new(message.tail),
         version: ManifestVersion::new(message.version),
         is_pin: message.is_pin,
+        table: TablePart::decoded(&message.table_id, message.table_shards, message.base_version)?,
+        holder: message.holder,
         unknown: unknown_fields(bytes, CHECKPOINT_TAGS)?,
     })
 }

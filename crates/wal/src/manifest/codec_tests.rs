@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::{Origin, RowFilter, ShardPlace, SsTableBase};
 
 const SHARD: ShardId = ShardId::from_uuid(Uuid::from_u128(0xfeed));
 
@@ -36,6 +37,8 @@ fn sample() -> ShardManifest {
             tail: Position::new(15),
             version: ManifestVersion::new(6),
             is_pin: false,
+            table: None,
+            holder: None,
             unknown: vec![],
         },
         Checkpoint {
@@ -47,6 +50,8 @@ fn sample() -> ShardManifest {
             tail: Position::new(17),
             version: ManifestVersion::new(8),
             is_pin: true,
+            table: None,
+            holder: None,
             unknown: vec![],
         },
     ];
@@ -57,9 +62,53 @@ fn decoded(bytes: &[u8]) -> Result<ShardManifest> {
     decode("manifest/x.binpb", bytes, SHARD, ManifestVersion::new(9))
 }
 
+/// A shard that was cloned from a clone, has a part of a table's checkpoint and is pinned by another clone.
+fn shared() -> ShardManifest {
+    let place = |url: &str, shard| ShardPlace { url: url.into(), shard_id: ShardId::from_uuid(Uuid::from_u128(shard)) };
+    let mut manifest = sample();
+    manifest.sstables[0].base = Some(SsTableBase {
+        place: place("s3://b/first", 11),
+        filter: Some(RowFilter { buckets: 8, bucket: 5 }),
+        unknown: vec![],
+    });
+    let extension = manifest.extension.as_mut().unwrap();
+    extension.checkpoints[0].table = Some(TablePart { id: Uuid::from_u128(9), shards: 4, base_version: 12 });
+    extension.checkpoints[1].holder = Some("s3://b/third".into());
+    extension.origin = Some(Origin {
+        place: place("s3://b/second", 12),
+        checkpoint: Uuid::from_u128(13),
+        after: Position::new(3),
+        initialized: true,
+        pins: vec![place("s3://b/second", 12), place("s3://b/first", 11)],
+        unknown: vec![],
+    });
+    manifest
+}
+
 #[test]
 fn every_field_comes_back() {
     assert_eq!(decoded(&encode(&sample())).unwrap(), sample());
+    assert_eq!(decoded(&encode(&shared())).unwrap(), shared());
+}
+
+#[test]
+fn golden_manifest_of_a_clone() {
+    let committed = crate::golden::committed("manifest-clone.binpb", &encode(&shared()));
+    assert_eq!(decoded(&committed).unwrap(), shared());
+}
+
+#[test]
+fn what_is_said_of_another_shard_makes_sense_or_is_refused() {
+    let refused = |change: &dyn Fn(&mut ShardManifest)| {
+        let mut manifest = shared();
+        change(&mut manifest);
+        decoded(&encode(&manifest)).unwrap_err().to_string()
+    };
+    let base =
+        |m: &mut ShardManifest| m.sstables[0].base.as_mut().unwrap().filter = Some(RowFilter { buckets: 2, bucket: 2 });
+    assert!(refused(&base).contains("bucket 2 of 2"));
+    let url = |m: &mut ShardManifest| m.extension.as_mut().unwrap().origin.as_mut().unwrap().place.url.clear();
+    assert!(refused(&url).contains("has no URL"));
 }
 
 #[test]
@@ -70,6 +119,11 @@ fn fields_of_a_later_version_survive_a_rewrite_at_every_level() {
     manifest.sstables[0].unknown = foreign.to_vec();
     manifest.extension.as_mut().unwrap().checkpoints[1].unknown = foreign.to_vec();
     manifest.extension.as_mut().unwrap().unknown = foreign.to_vec();
+    let shared = shared();
+    manifest.sstables[0].base = shared.sstables[0].base.clone();
+    manifest.sstables[0].base.as_mut().unwrap().unknown = foreign.to_vec();
+    manifest.extension.as_mut().unwrap().origin = shared.extension.unwrap().origin;
+    manifest.extension.as_mut().unwrap().origin.as_mut().unwrap().unknown = foreign.to_vec();
     let mut again = decoded(&encode(&manifest)).unwrap();
     assert_eq!(again, manifest);
     again.writer_epoch = Epoch::new(5);

@@ -2,6 +2,7 @@
 //! callers (claim, tenure); how a change becomes the next version is decided here.
 
 pub(crate) mod codec;
+mod origin;
 mod store;
 
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 use crate::mutants::{Mutant, is_on};
 use crate::wal_store::WalStoreRef;
 
+pub use origin::{Origin, RowFilter, ShardPlace, SsTableBase};
 pub(crate) use store::HeldManifest;
 pub use store::ManifestStore;
 
@@ -73,7 +75,7 @@ pub struct ShardFieldEntry {
 pub struct SsTable {
     /// Its generation.
     pub generation: Generation,
-    /// The name of its folder in the shard's folder.
+    /// The name of its folder in the shard's folder, or in that of the shard that [`base`](Self::base) names.
     pub path: String,
     /// Bytes that its rows took in memory.
     pub in_memory_bytes: Option<u64>,
@@ -81,6 +83,8 @@ pub struct SsTable {
     pub physical_rows: Option<u64>,
     /// Bytes of its primary keys.
     pub primary_key_bytes: Option<u64>,
+    /// Where it is, if in another shard's folder.
+    pub base: Option<SsTableBase>,
     /// Fields that this code does not know.
     pub(crate) unknown: Vec<u8>,
 }
@@ -94,6 +98,7 @@ impl SsTable {
             in_memory_bytes: None,
             physical_rows: None,
             primary_key_bytes: None,
+            base: None,
             unknown: Vec::new(),
         }
     }
@@ -130,6 +135,8 @@ pub struct Extension {
     pub checkpoints: Vec<Checkpoint>,
     /// The WAL store that holds the log from R on; `None`: the table's own store does.
     pub wal_store: Option<WalStoreRef>,
+    /// Where the shard was cloned from; `None` if it was not.
+    pub origin: Option<Origin>,
     /// Another engine wrote in between; garbage collection waits for an operator.
     pub unadopted: bool,
     /// The shard is being deleted.
@@ -150,6 +157,7 @@ impl Default for Extension {
             closed_cleanly_epoch: Epoch::ZERO,
             checkpoints: Vec::new(),
             wal_store: None,
+            origin: None,
             unadopted: false,
             deleted: false,
             unknown: Vec::new(),
@@ -191,9 +199,11 @@ impl ShardManifest {
             !x.unknown.is_empty()
                 || x.checkpoints.iter().any(|c| !c.unknown.is_empty())
                 || x.wal_store.as_ref().is_some_and(|w| !w.unknown.is_empty())
+                || x.origin.as_ref().is_some_and(|o| !o.unknown.is_empty())
         };
         !self.unknown.is_empty()
             || self.sstables.iter().any(|s| !s.unknown.is_empty())
+            || self.sstables.iter().filter_map(|s| s.base.as_ref()).any(|b| !b.unknown.is_empty())
             || self.extension.as_ref().is_some_and(in_extension)
     }
 
@@ -215,6 +225,21 @@ impl ShardManifest {
     /// The WAL store that holds the log from R on; `None`: the table's own store does.
     pub fn wal_store(&self) -> Option<&WalStoreRef> {
         self.extension.as_ref().and_then(|x| x.wal_store.as_ref())
+    }
+
+    /// Where the shard was cloned from; `None` if it was not.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.extension.as_ref().and_then(|x| x.origin.as_ref())
+    }
+
+    /// Whether the shard is there for everybody: a clone is once everything that it needs is in its place.
+    pub fn is_initialized(&self) -> bool {
+        self.origin().is_none_or(|origin| origin.initialized)
+    }
+
+    /// Whether the shard is being deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.extension.as_ref().is_some_and(|x| x.deleted)
     }
 
     /// The epoch that a replay from R starts with: entries of lower epochs are dead.

@@ -21,9 +21,9 @@ use crate::error::{Error, Result};
 use crate::gc;
 use crate::ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 use crate::log::Log;
-use crate::manifest::{ManifestStore, ShardManifest};
+use crate::manifest::{ManifestStore, ShardManifest, ShardPlace, SsTable};
 use crate::names;
-use crate::shard::Shard;
+use crate::shard::{MEM_WAL_FOLDER, Shard};
 
 const KIB: usize = 1024;
 
@@ -65,6 +65,8 @@ pub(super) struct Look {
     pub(super) half_made: Vec<String>,
     /// The folders of the shard.
     pub(super) folders: Vec<String>,
+    /// The folders of other shards whose SSTables it shares.
+    pub(super) shared: BTreeMap<ShardPlace, BTreeSet<String>>,
     /// Objects directly in the shard's folder.
     pub(super) loose: Vec<Path>,
     /// The bytes of the hint for other readers.
@@ -97,6 +99,7 @@ impl Look {
             return Box::pin(Self::take(shard, options)).await;
         }
         look.look_again(shard, &log, options).await?;
+        look.read_shared(shard).await?;
         Ok(look)
     }
 
@@ -106,9 +109,33 @@ impl Look {
         self.log.as_ref().map_or_else(|| shard.entry_path(position), |log| log.entry_path(position))
     }
 
-    /// Entries up to this position are where the log was before, and not looked at.
+    /// Entries up to this position are where the log was before, in another store or in the shard that this one was cloned from,
+    /// and not looked at.
     pub(super) fn after(&self) -> u64 {
-        self.log.as_ref().map_or(0, |log| log.after().get())
+        let cloned = self.newest().and_then(ShardManifest::origin).map_or(Position::ZERO, |origin| origin.after);
+        self.log.as_ref().map_or(cloned, |log| log.after().max(cloned)).get()
+    }
+
+    /// Whether an SSTable's folder is there.
+    pub(super) fn has_folder(&self, sstable: &SsTable) -> bool {
+        match &sstable.base {
+            None => self.folders.contains(&sstable.path),
+            Some(base) => self.shared.get(&base.place).is_some_and(|folders| folders.contains(&sstable.path)),
+        }
+    }
+
+    /// Lists the folders of the shards that the manifest, or a checkpoint, refers to.
+    async fn read_shared(&mut self, shard: &Shard) -> Result<()> {
+        let pinned = self.checkpoints.values().flatten().map(|checkpoint| &checkpoint.manifest);
+        let manifests = self.newest().into_iter().chain(pinned);
+        let bases = manifests.flat_map(|manifest| &manifest.sstables).filter_map(|sstable| sstable.base.as_ref());
+        let places: BTreeSet<ShardPlace> = bases.map(|base| base.place.clone()).collect();
+        for place in places {
+            let there = place.open(shard.store())?;
+            let folders = there.store().list_folders(there.root()).await?;
+            self.shared.insert(place, folders.into_iter().collect());
+        }
+        Ok(())
     }
 
     /// The newest manifest, if it is readable.
@@ -207,7 +234,8 @@ impl Look {
         let Some(manifest) = self.newest() else {
             return Ok(());
         };
-        let (needed, end) = (needed(manifest, log.after()), manifest.replay_after.max(manifest.landed_up_to()).get());
+        let after = Position::new(self.after());
+        let (needed, end) = (needed(manifest, after), manifest.replay_after.max(manifest.landed_up_to()).get());
         let listed = manifest.checkpoints().iter().map(|listed| listed.id);
         let unread: Vec<Uuid> = listed.filter(|id| !self.checkpoints.contains_key(id)).collect();
         for id in unread {
@@ -350,9 +378,20 @@ pub(super) fn is_there(look: &Look) -> bool {
     has_log || has_others || look.folders.iter().any(is_sstable)
 }
 
-/// The folder of a shard's SSTable.
-pub(super) fn sstable_path(shard: &Shard, folder: &str) -> Path {
+/// A folder of a shard.
+pub(super) fn folder_path(shard: &Shard, folder: &str) -> Path {
     shard.root().clone().join(folder)
+}
+
+/// The folder of an SSTable, for people.
+pub(super) fn place_of(shard: &Shard, sstable: &SsTable) -> String {
+    match &sstable.base {
+        None => folder_path(shard, &sstable.path).to_string(),
+        Some(base) => {
+            let table = base.place.url.trim_end_matches('/');
+            format!("{table}/{MEM_WAL_FOLDER}/{}/{}", base.place.shard_id, sstable.path)
+        }
+    }
 }
 
 /// What a shard that is not there is answered with.

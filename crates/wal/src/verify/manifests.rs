@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::kinds::*;
-use super::look::{FoundManifest, Look, hinted, sstable_path};
+use super::look::{FoundManifest, Look, folder_path, hinted, place_of};
 use super::{Findings, MAX_NAMED};
 use crate::gc::{KEEP_MANIFESTS, generation_of};
 use crate::ids::{Epoch, ManifestVersion};
@@ -160,7 +160,7 @@ fn judge_newest(shard: &Shard, look: &Look, manifest: &ShardManifest, found: &mu
 }
 
 fn judge_sstables(shard: &Shard, look: &Look, manifest: &ShardManifest, object: &str, found: &mut Findings) {
-    let mut folders = BTreeSet::new();
+    let mut listed = BTreeSet::new();
     let mut last = 0;
     for sstable in &manifest.sstables {
         let generation = sstable.generation.get();
@@ -175,14 +175,17 @@ fn judge_sstables(shard: &Shard, look: &Look, manifest: &ShardManifest, object: 
         if sstable.generation >= manifest.current_generation {
             inconsistent(&format!("is not below the current generation, {}", manifest.current_generation));
         }
-        if !folders.insert(sstable.path.as_str()) {
+        let base = sstable.base.as_ref().map(|base| (&base.place, base.filter));
+        if !listed.insert((sstable.path.as_str(), base)) {
             inconsistent("shares its folder with another");
         }
-        if !look.folders.contains(&sstable.path) {
+        if !look.has_folder(sstable) {
             let detail = format!("version {} lists it as generation {generation}", manifest.version);
-            found.add(SSTABLE_MISSING, sstable_path(shard, &sstable.path), detail);
+            found.add(SSTABLE_MISSING, place_of(shard, sstable), detail);
         }
     }
+    let own = manifest.sstables.iter().filter(|sstable| sstable.base.is_none());
+    let folders: BTreeSet<&str> = own.map(|sstable| sstable.path.as_str()).collect();
     let pinned = |folder: &str| {
         let mut pinned = look.checkpoints.values().flatten().flat_map(|checkpoint| &checkpoint.manifest.sstables);
         pinned.any(|sstable| sstable.path == folder)
@@ -192,9 +195,9 @@ fn judge_sstables(shard: &Shard, look: &Look, manifest: &ShardManifest, object: 
             ("wal" | "manifest" | "checkpoints", _) => {}
             (_, Some(generation)) => {
                 let detail = format!("generation {generation}, the shard is at {}", manifest.current_generation);
-                found.add(UNLISTED_SSTABLE, sstable_path(shard, folder), detail);
+                found.add(UNLISTED_SSTABLE, folder_path(shard, folder), detail);
             }
-            (_, None) => found.add(UNKNOWN_OBJECT, sstable_path(shard, folder), "a folder of that name is no part"),
+            (_, None) => found.add(UNKNOWN_OBJECT, folder_path(shard, folder), "a folder of that name is no part"),
         }
     }
 }
@@ -222,9 +225,9 @@ fn judge_checkpoints(shard: &Shard, look: &Look, manifest: &ShardManifest, found
             found.add(CHECKPOINT_DAMAGED, path, detail);
             continue;
         }
-        for sstable in object.manifest.sstables.iter().filter(|sstable| !look.folders.contains(&sstable.path)) {
+        for sstable in object.manifest.sstables.iter().filter(|sstable| !look.has_folder(sstable)) {
             let detail = format!("checkpoint {} has it as generation {}", listed.id, sstable.generation);
-            found.add(SSTABLE_MISSING, sstable_path(shard, &sstable.path), detail);
+            found.add(SSTABLE_MISSING, place_of(shard, sstable), detail);
         }
         let held = (listed.replay_after.get()..listed.tail.get()).map(|n| n + 1);
         let is_missing = |n: &u64| *n > look.after() && !look.entries.contains_key(n);

@@ -12,7 +12,7 @@ use crate::lance;
 use crate::support::{Bucket, append, bucket, meets};
 
 fn named(name: &str) -> CheckpointOptions {
-    CheckpointOptions { name: Some(name.into()), lifetime: None }
+    CheckpointOptions { name: Some(name.into()), ..Default::default() }
 }
 
 /// Two tenures, an SSTable, and a log of three rows and a sentinel above R.
@@ -68,7 +68,7 @@ async fn a_checkpoint_expires_unless_it_is_refreshed() {
     let bucket = bucket().await;
     let mut w = written(&bucket).await;
     let day = Duration::from_secs(24 * 3600);
-    let options = CheckpointOptions { name: None, lifetime: Some(day) };
+    let options = CheckpointOptions { lifetime: Some(day), ..Default::default() };
     let short = checkpoint::create(&bucket.shard(), &options).await.unwrap();
     let long = checkpoint::create(&bucket.shard(), &options).await.unwrap();
     let refreshed = checkpoint::refresh(&bucket.shard(), long.id, Some(30 * day)).await.unwrap();
@@ -151,7 +151,8 @@ async fn checkpoints_survive_a_manifest_of_lances() {
     for pruned in [false, true] {
         let bucket = bucket().await;
         let mut w = written(&bucket).await;
-        let options = CheckpointOptions { name: Some("kept".into()), lifetime: Some(Duration::from_secs(60)) };
+        let options =
+            CheckpointOptions { name: Some("kept".into()), lifetime: Some(Duration::from_secs(60)), table: None };
         let made = checkpoint::create(&bucket.shard(), &options).await.unwrap();
         let position = append(&mut w, [5]).await.unwrap();
         flush(&bucket, &w, position).await;

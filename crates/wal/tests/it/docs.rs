@@ -108,6 +108,7 @@ fn every_schedule_has_its_tests_in_the_page_of_schedules() {
         ("wal", vec!["power_loss"]),
         ("wal", vec!["takeover"]),
         ("wal", vec!["adopt"]),
+        ("wal", vec!["clones"]),
         ("engine", vec!["schedules"]),
         ("engine", vec!["merge"]),
         ("engine", vec!["interop", "schedules"]),

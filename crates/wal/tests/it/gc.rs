@@ -305,7 +305,7 @@ async fn what_a_checkpoint_held_stays_for_min_age_after_it_has_expired() {
     let first = append(&mut w, [1]).await.unwrap();
     flush(&bucket, &w, first).await;
     let held = append(&mut w, [2]).await.unwrap();
-    let options = CheckpointOptions { name: None, lifetime: Some(HOUR) };
+    let options = CheckpointOptions { lifetime: Some(HOUR), ..Default::default() };
     let made = checkpoint::create(&bucket.shard(), &options).await.unwrap();
     assert_eq!(made.tail, held);
     append(&mut w, [3]).await.unwrap();

@@ -14,7 +14,8 @@ use crate::support::{Bucket, append, bucket, meets, replayed, settle};
 /// A shard with work for a collector of each kind; its rows above R are 100 and 101.
 async fn littered() -> Bucket {
     let bucket = bucket().await;
-    let lifetime = |days: u64| CheckpointOptions { name: None, lifetime: Some(Duration::from_secs(days * 24 * 3600)) };
+    let lifetime =
+        |days: u64| CheckpointOptions { lifetime: Some(Duration::from_secs(days * 24 * 3600)), ..Default::default() };
     for tenure in 0..8 {
         let mut w = bucket.process().appender().await;
         let position = append(&mut w, [tenure]).await.unwrap();

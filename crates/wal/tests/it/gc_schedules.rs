@@ -22,7 +22,7 @@ async fn schedule_26_a_checkpoint_is_refreshed_while_gc_expires_it() {
             let bucket = bucket().await;
             let mut w = bucket.process().appender().await;
             append(&mut w, [1]).await.unwrap();
-            let options = CheckpointOptions { name: None, lifetime: Some(Duration::from_secs(3600)) };
+            let options = CheckpointOptions { lifetime: Some(Duration::from_secs(3600)), ..Default::default() };
             let made = checkpoint::create(&bucket.shard(), &options).await.unwrap();
             let position = append(&mut w, [2]).await.unwrap();
             flush(&bucket, &w, position).await;

@@ -8,6 +8,7 @@
 mod adopt;
 mod answers;
 mod checkpoints;
+mod clones;
 mod cost;
 mod damage;
 mod docs;

@@ -160,6 +160,12 @@ impl Bucket {
         oldest
     }
 
+    /// A shard that does not exist yet, of another table in the same bucket.
+    pub(crate) fn elsewhere(&self, table: &str) -> Self {
+        let url = self.store.url().join(table).unwrap();
+        Self { store: self.store.sibling(url.as_str()).unwrap(), id: ShardId::new_random() }
+    }
+
     /// Another shard in the same store, which need not exist.
     pub(crate) fn with_id(self, id: ShardId) -> Self {
         Self { id, ..self }

@@ -33,11 +33,11 @@ impl Disk {
         self.store.object_store()
     }
 
-    async fn names(&self) -> Vec<Path> {
+    pub(crate) async fn names(&self) -> Vec<Path> {
         self.inner().list(None).map_ok(|object| object.location).try_collect().await.unwrap()
     }
 
-    async fn wipe(&self) {
+    pub(crate) async fn wipe(&self) {
         for name in self.names().await {
             self.inner().delete(&name).await.unwrap();
         }
@@ -59,7 +59,7 @@ impl Disk {
     }
 }
 
-async fn copy(from: &Disk, to: &Disk) {
+pub(crate) async fn copy(from: &Disk, to: &Disk) {
     for name in from.names().await {
         let bytes = from.inner().get(&name).await.unwrap().bytes().await.unwrap();
         to.inner().put(&name, bytes.into()).await.unwrap();
@@ -79,7 +79,7 @@ async fn own_positions(bucket: &Bucket) -> Vec<u64> {
     found
 }
 
-async fn open(bucket: &Bucket, disk: &Disk) -> Result<(WalAppender, Replay)> {
+pub(crate) async fn open(bucket: &Bucket, disk: &Disk) -> Result<(WalAppender, Replay)> {
     open_with(bucket, disk, &OpenOptions::default()).await
 }
 
