@@ -1,5 +1,7 @@
 //! The command line. It owns names, defaults and help texts; it does not act.
 
+mod checkpoints;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -7,6 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::checkpoints::{
+    CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, Scope,
+};
 use crate::input::Format;
 
 const EXIT_CODES: &str = "\
@@ -14,7 +19,7 @@ Exit codes:
   0    done
   1    failed for another reason than those below; verify: something is lost or damaged
   2    the command line is wrong
-  3    the table does not exist, or exists already
+  3    the table, or the checkpoint, does not exist; or the table exists already
   4    the input does not fit the table or cannot be read
   5    fenced or stopped: another writer owns the table, or the outcome is unknown until it is opened again
   6    the store cannot be used, or cannot hold a log
@@ -62,6 +67,9 @@ pub(crate) enum Verb {
     Ingest(IngestArgs),
     /// Run a SQL query; the table is called `t`
     Query(QueryArgs),
+    /// Pin a moment of a table: list, refresh and delete what was pinned
+    #[command(subcommand)]
+    Checkpoint(CheckpointVerb),
     /// Print one line per entry of the write-ahead log
     Tail(TailArgs),
     /// Print the state of every shard and of the base table as JSON; a shard that Lance wrote to is unadopted until
@@ -221,6 +229,9 @@ pub(crate) struct QueryArgs {
     pub(crate) table: TableArgs,
     /// The query, for example "select count(*) from t"
     pub(crate) sql: String,
+    /// As the table was at this checkpoint (id or name)
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) at: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

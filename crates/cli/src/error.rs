@@ -18,7 +18,7 @@ pub(crate) enum Exit {
     Failure = 1,
     /// The command line is wrong; clap uses the same code.
     Usage = 2,
-    /// The table does not exist, or exists already.
+    /// The table, or the checkpoint, does not exist; or the table exists already.
     Table = 3,
     /// The rows do not fit the table, or a file cannot be read.
     Input = 4,
@@ -198,6 +198,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::TableNotFound { .. } => {
             (Exit::Table, Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"))
         }
+        E::NoCheckpoint { .. } => (Exit::Table, Some("`fencepost checkpoint list T` shows those that are there")),
         E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),
         E::InvalidBatch(_) => (Exit::Input, None),

@@ -44,6 +44,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Create(args) => verbs::create::run(args).await,
         Verb::Ingest(args) => verbs::ingest::run(args).await,
         Verb::Query(args) => verbs::query::run(args).await,
+        Verb::Checkpoint(verb) => verbs::checkpoint::run(verb).await,
         Verb::Tail(args) => verbs::tail::run(args).await,
         Verb::Inspect(args) => verbs::inspect::run(args).await,
         Verb::Flush(args) => verbs::flush::run(args).await,

@@ -7,6 +7,7 @@ mod indexes;
 mod settle;
 mod shard_ids;
 mod table_id;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -56,6 +56,17 @@ pub enum Error {
         url: String,
     },
 
+    /// The table has no such checkpoint (any more).
+    #[error("the table at {url} has no checkpoint {wanted}: {reason}; list them, or make a new one")]
+    NoCheckpoint {
+        /// The table.
+        url: String,
+        /// The id or name that was given.
+        wanted: String,
+        /// Is not listed, has expired …
+        reason: String,
+    },
+
     /// The options do not describe a table or a writer.
     #[error("invalid options: {0}")]
     InvalidOptions(String),

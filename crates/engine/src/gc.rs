@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::base::BaseTable;
+use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::sharding::ShardValue;
 use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
@@ -22,6 +23,8 @@ pub struct TableGcReport {
     pub base_version: u64,
     /// The shards, in the order of their buckets or values.
     pub shards: Vec<ShardGcReport>,
+    /// Tags of base versions that were given up: those of checkpoints that have expired, or were never finished.
+    pub released_base_versions: u64,
 }
 
 /// What was done for one shard.
@@ -79,13 +82,14 @@ pub(crate) async fn collect(
     });
     let collected: Vec<Result<_>> = collected.buffered(SHARDS_AT_ONCE).collect().await;
     let collected = collected.into_iter().collect::<Result<Vec<(u64, TableShard, GcReport)>>>()?;
+    let released_base_versions = checkpoint::release_outlived(&first).await?;
     let base_version = collected.iter().map(|(version, ..)| *version).fold(first.version(), u64::max);
     let shards = collected
         .into_iter()
         // A folder is all that there is of it.
         .filter(|(_, _, report)| report.refused != Some(Refusal::NoShard))
         .map(|(_, found, report)| ShardGcReport { shard_id: found.id, value: found.value, report });
-    Ok(TableGcReport { base_version, shards: shards.collect() })
+    Ok(TableGcReport { base_version, shards: shards.collect(), released_base_versions })
 }
 
 pub(crate) async fn dry_run(base: &BaseTable, options: &GcOptions) -> Result<Vec<ShardGcPlan>> {

@@ -5,6 +5,9 @@
 //! `fencepost://table/_mem_wal/…` an SSTable. The scheme is known to this session's registry only, so two stores in
 //! one process never mix, and Lance code that forgets the session fails instead of writing past our store: Lance's own
 //! `file` scheme never fsyncs and goes around the store object, its `memory` scheme makes a new store each time.
+//!
+//! A clone's dataset names its source by a real URL, which any program can read. Behind those schemes there are, in this
+//! registry, the very stores that the log would reach at such a URL.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +28,7 @@ use lance_io::object_store::{
 };
 use lance_table::io::commit::{CommitHandler, ConditionalPutCommitHandler};
 use object_store::path::Path;
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::error::{Error, Result};
@@ -32,6 +36,9 @@ use crate::error::{Error, Result};
 /// The private scheme. Lance takes an unknown scheme for a store without conditional PUTs, therefore every call that
 /// may commit names the commit handler.
 const SCHEME: &str = "fencepost";
+
+/// The schemes of tables that a clone may share files with.
+const SCHEMES_OF_OTHERS: [&str; 5] = ["file", "memory", "s3", "gs", "az"];
 
 /// The scheme that Lance's store object is given. Lance reads it in a few places to pick a shortcut; this one stands
 /// for "no shortcut, everything through the object store".
@@ -55,6 +62,8 @@ pub(crate) struct LanceStore {
     commit_handler: Arc<dyn CommitHandler>,
     /// The highest version of the base table whose files this process has fsynced.
     fsynced: Arc<AtomicU64>,
+    /// Other tables whose SSTables this one shares, by URL.
+    others: Arc<Mutex<HashMap<String, LanceStore>>>,
 }
 
 impl fmt::Debug for LanceStore {
@@ -68,9 +77,30 @@ impl LanceStore {
     pub(crate) fn new(store: &Store) -> Self {
         let registry = ObjectStoreRegistry::empty();
         registry.insert(SCHEME, Arc::new(Provider { store: store.clone() }));
+        for scheme in SCHEMES_OF_OTHERS {
+            registry.insert(scheme, Arc::new(Others { store: store.clone() }));
+        }
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::new(registry));
         let commit_handler = Arc::new(ConditionalPutCommitHandler);
-        Self { store: store.clone(), session: Arc::new(session), commit_handler, fsynced: Arc::default() }
+        let (fsynced, others) = (Arc::default(), Arc::default());
+        Self { store: store.clone(), session: Arc::new(session), commit_handler, fsynced, others }
+    }
+
+    /// Lance on the store of another table, as this process reaches it; see [`Store::sibling`].
+    ///
+    /// # Errors
+    /// [`InvalidUrl`](fencepost_wal::Error::InvalidUrl) if the URL cannot be opened here.
+    pub(crate) fn of_table(&self, url: &str) -> Result<Self> {
+        if url == self.store.url().as_str() {
+            return Ok(self.clone());
+        }
+        let mut others = self.others.lock();
+        if let Some(other) = others.get(url) {
+            return Ok(other.clone());
+        }
+        let other = Self::new(&self.store.sibling(url)?);
+        others.insert(url.to_owned(), other.clone());
+        Ok(other)
     }
 
     /// The store that Lance reads and writes through.
@@ -193,22 +223,8 @@ struct Provider {
 #[async_trait]
 impl ObjectStoreProvider for Provider {
     async fn new_store(&self, _base: Url, _params: &ObjectStoreParams) -> lance::Result<LanceObjectStore> {
-        let url = self.store.url();
-        let local = matches!(url.scheme(), "file" | "memory");
-        let location = Url::parse(NO_SHORTCUT).map_err(|e| lance::Error::invalid_input(e.to_string()))?;
-        let mut lance_store = LanceObjectStore::new(
-            Arc::clone(self.store.object_store()),
-            location,
-            Some(if local { LOCAL_BLOCK_BYTES } else { REMOTE_BLOCK_BYTES }),
-            None,
-            false,
-            lists_in_order(url),
-            if local { DEFAULT_LOCAL_IO_PARALLELISM } else { DEFAULT_CLOUD_IO_PARALLELISM },
-            self.store.download_retries(),
-            None,
-        );
-        lance_store.store_prefix = self.calculate_object_store_prefix(url, None)?;
-        Ok(lance_store)
+        let prefix = self.calculate_object_store_prefix(self.store.url(), None)?;
+        lance_store_of(&self.store, prefix)
     }
 
     /// The URI's path is relative to the table, the result to the object store. So whatever characters the table's
@@ -225,6 +241,57 @@ impl ObjectStoreProvider for Provider {
     ) -> lance::Result<String> {
         Ok(format!("{SCHEME}${}", self.store.url()))
     }
+}
+
+/// Hands Lance the stores of other tables, by their real URLs.
+#[derive(Debug)]
+struct Others {
+    store: Store,
+}
+
+impl Others {
+    fn at(&self, url: &Url) -> lance::Result<Store> {
+        self.store.sibling(url.as_str()).map_err(|e| lance::Error::invalid_input(e.to_string()))
+    }
+}
+
+#[async_trait]
+impl ObjectStoreProvider for Others {
+    async fn new_store(&self, base: Url, _params: &ObjectStoreParams) -> lance::Result<LanceObjectStore> {
+        lance_store_of(&self.at(&base)?, self.calculate_object_store_prefix(&base, None)?)
+    }
+
+    fn extract_path(&self, url: &Url) -> lance::Result<Path> {
+        Ok(self.at(url)?.root().clone())
+    }
+
+    /// One store per bucket.
+    fn calculate_object_store_prefix(
+        &self,
+        url: &Url,
+        _storage_options: Option<&HashMap<String, String>>,
+    ) -> lance::Result<String> {
+        Ok(format!("{}${}", url.scheme(), url.host_str().unwrap_or_default()))
+    }
+}
+
+fn lance_store_of(store: &Store, prefix: String) -> lance::Result<LanceObjectStore> {
+    let url = store.url();
+    let local = matches!(url.scheme(), "file" | "memory");
+    let location = Url::parse(NO_SHORTCUT).map_err(|e| lance::Error::invalid_input(e.to_string()))?;
+    let mut lance_store = LanceObjectStore::new(
+        Arc::clone(store.object_store()),
+        location,
+        Some(if local { LOCAL_BLOCK_BYTES } else { REMOTE_BLOCK_BYTES }),
+        None,
+        false,
+        lists_in_order(url),
+        if local { DEFAULT_LOCAL_IO_PARALLELISM } else { DEFAULT_CLOUD_IO_PARALLELISM },
+        store.download_retries(),
+        None,
+    );
+    lance_store.store_prefix = prefix;
+    Ok(lance_store)
 }
 
 /// Whether LIST answers in order of names: then the first manifest is the newest, and Lance needs no hint file. Not so

@@ -39,6 +39,7 @@
 //! | query it from any process | [`Table::provider`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
+//! | keep a moment of it, and read it as it was then | [`Table::checkpoint`], [`Table::provider_at`] |
 //! | see where it stands | [`Table::inspect`] |
 //! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
@@ -51,6 +52,7 @@ pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
 
 mod adopt;
 mod base;
+mod checkpoint;
 mod config;
 mod error;
 mod gc;
@@ -69,6 +71,7 @@ pub mod verify;
 mod writer;
 
 pub use adopt::{Adoption, ShardAdoption};
+pub use checkpoint::{CheckpointOptions, CheckpointScope, CheckpointedShard, TableCheckpoint};
 pub use config::{MemTableConfig, WriterConfig};
 pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};

@@ -1,6 +1,7 @@
 //! Which shard a row belongs to. [`Sharding`] is the table's choice, [`ShardValue`] what one shard holds by it, and the
 //! router applies it to batches. Which shards exist, and under which names, is `crate::shards`' and `crate::base`'s.
 
+mod part;
 mod router;
 mod value;
 
@@ -9,6 +10,7 @@ use std::str::FromStr;
 
 use arrow_schema::{DataType, Schema};
 
+pub(crate) use self::part::PartOfRows;
 pub(crate) use self::router::Router;
 pub use self::value::ShardValue;
 pub(crate) use self::value::{from_bytes, result_type, text, to_bytes, type_of_result};

@@ -1,15 +1,20 @@
 //! A table: creating, opening, and the ways into it. Holds no rows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
 use fencepost_wal::gc::{GcOptions, GcProgress};
 use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
 
 use crate::adopt::{self, Adoption};
 use crate::base::BaseTable;
+#[cfg(doc)]
+use crate::checkpoint::CheckpointScope;
+use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::gc::{self, ShardGcPlan, TableGcReport};
@@ -192,6 +197,68 @@ impl Table {
     /// Errors of reading; damaged objects are named.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
         Ok(Arc::new(LsmTable::new(snapshot_from_storage(&self.base, &self.cache).await?)))
+    }
+
+    /// Pins the table as it is now, so that it can be [read](Self::provider_at) and cloned as of then for as long as the checkpoint
+    /// is there: base table, SSTables, and with scope [`Durable`](CheckpointScope::Durable) the rows that are in the log only.
+    /// Nobody is fenced by that; rows that a writer has on the wire may or may not be in.
+    ///
+    /// With scope [`All`](CheckpointScope::All) every shard is taken over and flushed first, as by [`flush`](Self::flush), which
+    /// fences its writer: a process that writes uses [`TableWriter::checkpoint`] instead.
+    ///
+    /// The moment is one per shard: rows that a [`TableWriter`] puts into several shards at once appear together only if it does
+    /// not write meanwhile. A checkpoint takes a Lance tag of the base table, `fencepost-checkpoint-{id}`: run Lance's own cleanup
+    /// with `error_if_tagged_old_versions` off.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] for a `source` that is gone; [`Error::NotSupported`] if the table has no shard yet; the first
+    /// shard's, after which nothing is pinned.
+    pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
+        let config = WriterConfig::default();
+        checkpoint::make(&self.base, options, &Pinner::Anybody(Arc::clone(&self.cache), Box::new(config))).await
+    }
+
+    /// The checkpoints of the table, oldest first; with a name, those that are called so.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn checkpoints(&self, name: Option<&str>) -> Result<Vec<TableCheckpoint>> {
+        checkpoint::list(&self.base, name).await
+    }
+
+    /// The checkpoint of this id; or the newest of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] if it is not there, has expired, or is not whole.
+    pub async fn find_checkpoint(&self, id_or_name: &str) -> Result<TableCheckpoint> {
+        checkpoint::find_named(&self.base, id_or_name).await
+    }
+
+    /// Sets a checkpoint's lifetime anew, counted from now; `None`: until it is deleted.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] if it is not there or has expired; errors of the log, after which it may be called again: the
+    /// shortest lifetime of its parts counts.
+    pub async fn refresh_checkpoint(&self, id: Uuid, lifetime: Option<Duration>) -> Result<TableCheckpoint> {
+        checkpoint::refresh(&self.base, id, lifetime).await
+    }
+
+    /// Deletes a checkpoint, or what is left of one. What only it held goes with the next [`gc`](Self::gc), and protects nobody
+    /// any more who reads it at the moment.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] if nothing of it is there; errors of the log, after which it may be called again.
+    pub async fn delete_checkpoint(&self, id: Uuid) -> Result<()> {
+        checkpoint::delete(&self.base, id).await
+    }
+
+    /// The table as a checkpoint has it, for SQL. Read-only; fences nobody. The rows that are in the log only are held in memory.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`]; [`CheckpointLost`](fencepost_wal::Error::CheckpointLost) if its log is gone.
+    pub async fn provider_at(&self, checkpoint: Uuid) -> Result<Arc<dyn TableProvider>> {
+        let checkpoint = checkpoint::find(&self.base, checkpoint).await?;
+        Ok(Arc::new(LsmTable::new(checkpoint::snapshot_at(&self.base, &checkpoint).await?)))
     }
 
     /// Where every shard stands.

@@ -34,6 +34,7 @@ async fn collect(table: &Table, options: &GcOptions, args: &GcArgs) -> Result<()
     let shards: Vec<Value> = done.shards.iter().map(report_json).collect();
     let mut value = head(options, false, total);
     value.insert("base_version".into(), json!(done.base_version));
+    value.insert("released_base_versions".into(), json!(done.released_base_versions));
     value.insert("shards".into(), json!(shards));
     value.insert("seconds".into(), json!(seconds));
     output::result(args.output.output, &lines.join("\n"), &Value::Object(value))

@@ -1,6 +1,7 @@
 //! One module per verb: arguments in, engine calls, result out.
 
 pub(crate) mod adopt;
+pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod flush;
 pub(crate) mod gc;

@@ -1,4 +1,4 @@
-//! `fencepost query`: SQL over what storage holds now. Reads only; fences nobody.
+//! `fencepost query`: SQL over what storage holds now, or what a checkpoint has. Reads only; fences nobody.
 
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
@@ -15,7 +15,11 @@ const TABLE_NAME: &str = "t";
 pub(crate) async fn run(args: QueryArgs) -> Result<()> {
     let table = table::open(&args.table).await?;
     let context = SessionContext::new();
-    context.register_table(TABLE_NAME, table.provider().await?)?;
+    let provider = match &args.at {
+        Some(checkpoint) => table.provider_at(table.find_checkpoint(checkpoint).await?.id).await?,
+        None => table.provider().await?,
+    };
+    context.register_table(TABLE_NAME, provider)?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let frame = context.sql_with_options(&args.sql, read_only).await?;
     let mut batches = frame.execute_stream().await?;

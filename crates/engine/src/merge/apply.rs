@@ -21,7 +21,8 @@ use super::plan::Pending;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::rows::TOMBSTONE;
-use crate::sstable;
+use crate::sharding::PartOfRows;
+use crate::sstable::{self, SsTablePlace};
 
 /// How a generation got into the base table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +73,10 @@ struct Changes {
 
 impl Changes {
     async fn read(base: &BaseTable, pending: &Pending) -> Result<Self> {
-        let rel_dir = sstable::relative_dir(pending.shard, &pending.sstable.path);
-        let dataset = sstable::open(base.lance_store(), &rel_dir).await?;
+        let place = SsTablePlace::of(pending.shard, &pending.sstable);
+        let described = place.describe(base.lance_store());
+        let dataset = place.open(base.lance_store()).await?;
+        let part = place.filter.map(|filter| PartOfRows::of(filter, base.sharding(), base.schema())).transpose()?;
         let schema: SchemaRef = Arc::new(Schema::from(base.dataset().schema()));
         let key_columns = base.primary_key().iter().map(|name| schema.index_of(name));
         let key_columns = key_columns.collect::<Result<Vec<_>, _>>().map_err(Error::arrow("finding the key"))?;
@@ -82,14 +85,17 @@ impl Changes {
         let mut batches = sstable::scan(&dataset, Some(&columns), None).await?;
         let (mut rows, mut deleted_keys) = (Vec::new(), Vec::new());
         while let Some(mut batch) = batches.try_next().await? {
+            if let Some(part) = &part {
+                batch = part.choose(&batch)?;
+            }
             let tombstones = batch.remove_column(columns.len() - 1);
             let Some(tombstones) = tombstones.as_boolean_opt() else {
                 return Err(Error::Corrupt {
-                    url: base.lance_store().describe(Some(&rel_dir)),
+                    url: described,
                     reason: format!("its column `{TOMBSTONE}` is {}, not Boolean", tombstones.data_type()),
                 });
             };
-            let failed = || Error::arrow(format!("reading {}", base.lance_store().describe(Some(&rel_dir))));
+            let failed = || Error::arrow(format!("reading {described}"));
             let alive = BooleanArray::new(!tombstones.values(), None);
             let live = filter_record_batch(&batch, &alive).map_err(failed())?;
             if live.num_rows() > 0 {

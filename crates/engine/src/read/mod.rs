@@ -20,15 +20,15 @@ use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
-use crate::sharding::ShardValue;
-use crate::sstable;
+use crate::sharding::{PartOfRows, ShardValue};
+use crate::sstable::SsTablePlace;
 
 pub(crate) use cache::SsTableCache;
 use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;
 pub(crate) use source::{Request, Source};
-pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage};
+pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage, take_entry};
 use wanted::WantedKeys;
 
 /// Bloom filters that are loaded at once.
@@ -117,8 +117,8 @@ impl Snapshot {
         for view in &self.shards {
             let memtables = view.memtables.iter().filter(|memtable| wanted.any_in_memtable(memtable)).cloned();
             let sstables = stream::iter(view.sstables.iter().cloned()).map(|sstable| async move {
-                let rel_dir = sstable::relative_dir(view.shard, &sstable.path);
-                let filter = self.cache.bloom_filter(&rel_dir, &self.format.primary_key).await?;
+                let place = SsTablePlace::of(view.shard, &sstable);
+                let filter = self.cache.bloom_filter(&place, &self.format.primary_key).await?;
                 let holds = filter.is_none_or(|filter| wanted.any_in_sstable(&filter));
                 Ok::<_, Error>(holds.then_some(sstable))
             });
@@ -130,6 +130,12 @@ impl Snapshot {
         Ok(self.sources_of(&views))
     }
 
+    /// The rows of an SSTable that belong to its shard; `None`: all.
+    fn part_of(&self, place: &SsTablePlace) -> Result<Option<PartOfRows>> {
+        let filter = place.filter.map(|filter| PartOfRows::of(filter, self.base.sharding(), &self.format.user));
+        filter.transpose()
+    }
+
     fn sources_of(&self, shards: &[ShardView]) -> Vec<Source> {
         let mut sources = Vec::new();
         let mut all_newer: Vec<Source> = Vec::new();
@@ -139,7 +145,7 @@ impl Snapshot {
             let sstables = view
                 .sstables
                 .iter()
-                .map(|entry| Source::sstable(sstable::relative_dir(view.shard, &entry.path), entry.physical_rows));
+                .map(|entry| Source::sstable(SsTablePlace::of(view.shard, entry), entry.physical_rows));
             for source in memtables.chain(sstables) {
                 sources.push(source.clone().hidden_by(&newer));
                 newer.push(source);

@@ -21,13 +21,13 @@ use crate::error::{Error, Result};
 use crate::key::{KeyEncoder, KeySet};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::TOMBSTONE;
-use crate::sstable;
+use crate::sstable::{self, SsTablePlace};
 
 /// Where rows are.
 #[derive(Debug, Clone)]
 enum Place {
     MemTable(MemTableSnapshot),
-    SsTable { rel_dir: String, rows: Option<u64> },
+    SsTable { place: SsTablePlace, rows: Option<u64> },
     Base,
 }
 
@@ -141,8 +141,8 @@ impl Source {
         Self { place: Place::MemTable(memtable), newer: Vec::new() }
     }
 
-    pub(crate) fn sstable(rel_dir: String, rows: Option<u64>) -> Self {
-        Self { place: Place::SsTable { rel_dir, rows }, newer: Vec::new() }
+    pub(crate) fn sstable(place: SsTablePlace, rows: Option<u64>) -> Self {
+        Self { place: Place::SsTable { place, rows }, newer: Vec::new() }
     }
 
     pub(crate) fn base() -> Self {
@@ -158,8 +158,8 @@ impl Source {
     pub(crate) fn describe(&self) -> String {
         match &self.place {
             Place::MemTable(memtable) => format!("MemTable {} ({} rows)", memtable.generation(), memtable.rows()),
-            Place::SsTable { rel_dir, rows: Some(rows) } => format!("SSTable {rel_dir} ({rows} rows)"),
-            Place::SsTable { rel_dir, rows: None } => format!("SSTable {rel_dir}"),
+            Place::SsTable { place, rows: Some(rows) } => format!("SSTable {} ({rows} rows)", place.rel_dir),
+            Place::SsTable { place, rows: None } => format!("SSTable {}", place.rel_dir),
             Place::Base => "base table".into(),
         }
     }
@@ -179,6 +179,10 @@ impl Source {
         let is_base = matches!(self.place, Place::Base);
         let pruned = is_base && keys.is_some() && request.pruning.is_some();
         let with_keys = !hiding.is_empty() || request.wanted.is_some() || pruned;
+        let part = match &self.place {
+            Place::SsTable { place, .. } => snapshot.part_of(place)?,
+            _ => None,
+        };
         let batches = self.raw(&snapshot, &request, with_keys).await?;
         let schema = Arc::clone(request.schema());
         let visible = batches.map(move |batch| {
@@ -186,6 +190,9 @@ impl Source {
             if let Some(pruning) = request.pruning.as_ref().filter(|_| pruned) {
                 let wanted = BooleanArray::new(pruning.rows(&batch)?, None);
                 batch = filter_record_batch(&batch, &wanted).map_err(Error::arrow("leaving out rows"))?;
+            }
+            if let Some(part) = &part {
+                batch = part.choose(&batch)?;
             }
             let shown = visible(&batch, keys.as_ref(), &hiding, request.wanted.as_ref())?;
             Ok(conform(&shown, &request.schema)?)
@@ -205,9 +212,13 @@ impl Source {
         let filter = request.filter.clone();
         match &self.place {
             Place::Base => snapshot.base.scan(Some(&columns), filter, None).await,
-            Place::SsTable { rel_dir, .. } => {
+            Place::SsTable { place, .. } => {
+                if let Some(part) = snapshot.part_of(place)?.filter(|part| !columns.iter().any(|c| c == part.column()))
+                {
+                    columns.push(part.column().to_owned());
+                }
                 columns.push(TOMBSTONE.to_owned());
-                sstable::scan(&snapshot.cache.dataset(rel_dir).await?, Some(&columns), filter).await
+                sstable::scan(&snapshot.cache.dataset(place).await?, Some(&columns), filter).await
             }
             Place::MemTable(memtable) => {
                 columns.push(TOMBSTONE.to_owned());
@@ -237,7 +248,10 @@ impl Hiding {
         for place in newer {
             match place {
                 Place::MemTable(memtable) => hiding.memtables.push(memtable.clone()),
-                Place::SsTable { rel_dir, .. } => hiding.sstables.push(snapshot.cache.keys(rel_dir, encoder).await?),
+                Place::SsTable { place, .. } => {
+                    let part = snapshot.part_of(place)?;
+                    hiding.sstables.push(snapshot.cache.keys(place, part.as_ref(), encoder).await?);
+                }
                 Place::Base => {}
             }
         }

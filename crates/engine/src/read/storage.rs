@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Generation, ManifestStore, ShardId, WalTailer};
+use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, ShardId, ShardManifest, WalEntry, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardView, Snapshot, SsTableCache};
@@ -59,12 +59,30 @@ pub(crate) async fn read_shards(
     Ok(views.into_iter().collect())
 }
 
+/// Applies a log entry, unless Lance has stamped it with a generation that is in an SSTable of the manifest.
+pub(crate) fn take_entry(
+    memtable: &MemTable,
+    format: &RowFormat,
+    shard: &Shard,
+    manifest: &ShardManifest,
+    entry: &WalEntry,
+) -> Result<()> {
+    if entry.generation.is_some_and(|generation| generation < manifest.current_generation) {
+        return Ok(());
+    }
+    let rows = entry.batches.iter().map(|b| format.log_rows(b)).collect::<Result<Vec<_>>>();
+    let applied = rows.and_then(|rows| memtable.apply(entry.position, &rows));
+    applied.map_err(|error| error.in_log_entry(shard, entry.position))
+}
+
 /// One shard's SSTables and the tail of its log; `None` if they do not fit the base version that was read before.
 async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result<Option<ShardView>> {
     let shard = base.shard(id);
     let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
     for _ in 0..MAX_ROUNDS {
-        let Some(manifest) = ManifestStore::new(shard.clone()).latest().await? else {
+        let latest = ManifestStore::new(shard.clone()).latest().await?;
+        // A clone that is not finished is none yet either.
+        let Some(manifest) = latest.filter(ShardManifest::is_initialized) else {
             // No shard yet. One that was merged from had a manifest: it vanished.
             let value = base.shard_value(id, None);
             let nothing = ShardView { shard: id, value, memtables: vec![], sstables: vec![] };
@@ -82,12 +100,7 @@ async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result
         let mut tailer = WalTailer::after(shard.clone(), &manifest);
         let end = loop {
             match tailer.next().await {
-                Ok(Some(entry)) if entry.generation.is_some_and(|g| g < manifest.current_generation) => {}
-                Ok(Some(entry)) => {
-                    let rows = entry.batches.iter().map(|b| format.log_rows(b)).collect::<Result<Vec<_>>>();
-                    let applied = rows.and_then(|rows| memtable.apply(entry.position, &rows));
-                    applied.map_err(|error| error.in_log_entry(&shard, entry.position))?;
-                }
+                Ok(Some(entry)) => take_entry(&memtable, format, &shard, &manifest, &entry)?,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }

@@ -11,7 +11,7 @@ use super::kinds::*;
 use crate::base::BaseTable;
 use crate::error::{Error, without_location};
 use crate::rows::TOMBSTONE;
-use crate::sstable::{self, SidecarCheck, SidecarFault};
+use crate::sstable::{self, SidecarCheck, SidecarFault, SsTablePlace};
 
 /// What was found of an SSTable, and how many rows it has, if they could be read.
 pub(super) struct Proved {
@@ -21,13 +21,13 @@ pub(super) struct Proved {
 
 /// Reads a listed SSTable. Its folder is there; that it is missing is found with the shard's manifest.
 pub(super) async fn prove(base: &BaseTable, shard: ShardId, listed: &SsTable) -> Proved {
-    let mut proof = Proof { base, rel_dir: sstable::relative_dir(shard, &listed.path), findings: Vec::new() };
+    let mut proof = Proof { base, place: SsTablePlace::of(shard, listed), findings: Vec::new() };
     // Lance panics at some files, an empty manifest among them.
     let read = AssertUnwindSafe(proof.read(listed)).catch_unwind().await;
     let rows = match read {
         Ok(rows) => rows.unwrap_or_default(),
         Err(_) => {
-            let folder = proof.rel_dir.clone();
+            let folder = proof.place.rel_dir.clone();
             proof.add(SSTABLE_DAMAGED, &folder, "Lance cannot read it");
             0
         }
@@ -37,22 +37,31 @@ pub(super) async fn prove(base: &BaseTable, shard: ShardId, listed: &SsTable) ->
 
 struct Proof<'a> {
     base: &'a BaseTable,
-    rel_dir: String,
+    place: SsTablePlace,
     findings: Vec<Finding>,
 }
 
 impl Proof<'_> {
     fn add(&mut self, kind: fencepost_wal::FindingKind, rel_path: &str, detail: impl Into<String>) {
-        let object = self.base.lance_store().path(Some(rel_path));
+        // In its own words, if another table has it.
+        let own = self.base.lance_store();
+        let object = match self.place.store(own) {
+            Ok(store) if store.store().url() == own.store().url() => own.path(Some(rel_path)).to_string(),
+            Ok(store) => store.describe(Some(rel_path)),
+            Err(_) => self.place.describe(own),
+        };
         self.findings.push(Finding::new(kind, object, detail));
     }
 
     /// The rows, if all of them could be read.
     async fn read(&mut self, listed: &SsTable) -> Option<u64> {
-        let store = self.base.lance_store();
-        let folder = self.rel_dir.clone();
-        let dataset = match sstable::open(store, &folder).await {
-            Ok(dataset) => dataset,
+        let folder = self.place.rel_dir.clone();
+        let opened = match self.place.store(self.base.lance_store()) {
+            Ok(store) => sstable::open(&store, &folder).await.map(|dataset| (store, dataset)),
+            Err(error) => Err(error),
+        };
+        let (store, dataset) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 self.add(SSTABLE_DAMAGED, &folder, brief(&error));
                 return None;
@@ -73,7 +82,7 @@ impl Proof<'_> {
             self.add(SSTABLE_ROWS_WRONG, &folder, format!("it has {rows} rows, the manifest says {expected}"));
         }
         for SidecarFault { is_bloom, rel_path, reason } in match keys {
-            Some(keys) => keys.faults(store, &folder, &dataset).await,
+            Some(keys) => keys.faults(&store, &folder, &dataset).await,
             None => Vec::new(),
         } {
             let kind = if is_bloom { BLOOM_FILTER_DAMAGED } else { KEY_INDEX_DAMAGED };

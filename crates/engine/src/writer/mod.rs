@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
+use fencepost_wal::checkpoint::{Checkpoint, CheckpointOptions};
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
 use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
 use futures::future::{BoxFuture, FutureExt};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::base::BaseTable;
+use crate::checkpoint::CheckpointScope;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::error::{Error, Result};
 use crate::gc;
@@ -232,6 +234,31 @@ impl ShardWriter {
             memory.levels.covered_up_to(position);
         }
         Ok(())
+    }
+
+    /// Pins this shard as this writer knows it, while it goes on writing: every row that was accepted before the call is in. With scope
+    /// [`All`](CheckpointScope::All) these are flushed first, and the same manifest that lists the checkpoint has R at its end, so
+    /// that it needs no entry of the log.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for scope `All` in WAL-only mode; as [`flush`](Self::flush); errors of
+    /// [`checkpoint::create`](fencepost_wal::checkpoint::create()).
+    pub async fn checkpoint(&self, scope: CheckpointScope, options: &CheckpointOptions) -> Result<Checkpoint> {
+        match scope {
+            CheckpointScope::Durable => {
+                self.wal.flush().await.map_err(|error| Error::from(error).about_earlier_rows())?;
+                Ok(fencepost_wal::checkpoint::create(&self.shard, options).await?)
+            }
+            CheckpointScope::All => {
+                let memory = self.memory("a checkpoint of scope `All`")?;
+                self.flush().await?;
+                // Rows that came since stay behind R. Without any, it passes over sentinels and dead entries (schedule 9).
+                let covers = memory.levels.gap_without_rows();
+                let made = self.tenure().checkpoint(covers, options).await?;
+                memory.levels.covered_up_to(made.replay_after);
+                Ok(made)
+            }
+        }
     }
 
     /// Flushes and ends the tenure cleanly. In WAL-only mode the log stays as it is, for its consumer.

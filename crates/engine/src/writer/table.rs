@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::ShardWriter;
 use super::open_shards::OpenShards;
 use crate::base::BaseTable;
+use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::read::{LsmTable, MAX_ROUNDS, ShardView, Snapshot, SsTableCache, moved_on, read_shards};
@@ -138,6 +139,21 @@ impl TableWriter {
             self.shards.all()
         };
         join_all(shards.iter().map(|shard| shard.flush())).await.into_iter().collect()
+    }
+
+    /// Pins the table as this writer knows it, while it goes on writing: see [`Table::checkpoint`](crate::Table::checkpoint). Every row that
+    /// was accepted before the call is in. With scope [`All`](crate::CheckpointScope::All) these are flushed first, and the checkpoint needs no log.
+    /// Shards that other writers made are pinned with their log.
+    ///
+    /// # Errors
+    /// As [`Table::checkpoint`](crate::Table::checkpoint); [`Error::NotSupported`] for scope `All` in WAL-only mode.
+    pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
+        // Behind the calls that wait for their shards.
+        let shards = {
+            let _turn = self.turn().await;
+            self.shards.all()
+        };
+        checkpoint::make(&self.base, options, &Pinner::Writers(shards)).await
     }
 
     /// Flushes and closes every shard cleanly.

@@ -35,7 +35,7 @@ pub(crate) fn at_once() -> GcOptions {
 }
 
 /// Everything is old enough, manifests included.
-async fn gc(bucket: &Bucket) -> TableGcReport {
+pub(crate) async fn gc(bucket: &Bucket) -> TableGcReport {
     let store = bucket.process().store.with_surroundings(std::sync::Arc::new(Later(48 * HOUR)));
     Table::open(store).await.unwrap().gc(&at_once(), |_| ()).await.unwrap()
 }

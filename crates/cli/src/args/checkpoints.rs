@@ -1,0 +1,90 @@
+//! The arguments of `checkpoint`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{OutputArgs, TableArgs, duration};
+
+/// What a checkpoint has of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scope {
+    /// Takes the table over and flushes it first; needs nothing of the log
+    All,
+    /// Fences nobody; rows that are in the log only stay there for as long as the checkpoint does
+    Durable,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointVerb {
+    /// Pin the table as it is now
+    Create(CheckpointCreateArgs),
+    /// Print the checkpoints, oldest first
+    List(CheckpointListArgs),
+    /// Set the lifetime of a checkpoint anew, counted from now
+    Refresh(CheckpointRefreshArgs),
+    /// Delete a checkpoint; what only it held goes with the next `gc`
+    Delete(CheckpointDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointCreateArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// What it has of the logs
+    #[arg(long, value_enum, default_value = "durable")]
+    pub(crate) scope: Scope,
+    /// How long it stays (90s, 30m, 1h, 7d); without it: until it is deleted
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(crate) lifetime: Option<Duration>,
+    /// A name to find it by; names may repeat, and the newest counts
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Pin the moment of this checkpoint (id or name) instead of now
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "scope")]
+    pub(crate) source: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointListArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Only those of this name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointRefreshArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Its id or name
+    pub(crate) checkpoint: String,
+    /// How long it stays from now on; without it: until it is deleted
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(crate) lifetime: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointDeleteArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Its id or name; of one that was not finished its id
+    pub(crate) checkpoint: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// A time that is not over at once.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a checkpoint that expires at once is none".to_string()),
+        lifetime => Ok(lifetime),
+    }
+}

@@ -1,0 +1,154 @@
+//! Making a checkpoint of a table, in the order of section 9: the base version first, then the shards. If a shard has moved on in
+//! between (schedule 20), all of it starts again with a newer base version.
+
+use std::sync::Arc;
+
+use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions as PartOptions, TablePart};
+use fencepost_wal::{Error as WalError, Generation, ManifestStore, ShardId, ShardManifest};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use super::{CheckpointOptions, CheckpointScope, TableCheckpoint, find, remove_parts, tag_of};
+use crate::base::BaseTable;
+use crate::config::WriterConfig;
+use crate::error::{Error, Result};
+use crate::read::{MAX_ROUNDS, SsTableCache, moved_on};
+use crate::shards::{self, SHARDS_AT_ONCE};
+use crate::writer::ShardWriter;
+
+/// Who pins a shard.
+pub(crate) enum Pinner {
+    /// Its writer, if it is one of these.
+    Writers(Vec<Arc<ShardWriter>>),
+    /// Anybody: with scope `All` the shard is taken over for that.
+    Anybody(Arc<SsTableCache>, Box<WriterConfig>),
+}
+
+impl Pinner {
+    async fn pin(
+        &self,
+        base: &BaseTable,
+        id: ShardId,
+        scope: CheckpointScope,
+        options: &PartOptions,
+    ) -> Result<Checkpoint> {
+        let shard = base.shard(id);
+        match self {
+            Pinner::Writers(writers) => match writers.iter().find(|writer| writer.shard_id() == id) {
+                Some(writer) => writer.checkpoint(scope, options).await,
+                None => Ok(checkpoint::create(&shard, options).await?),
+            },
+            Pinner::Anybody(cache, config) if scope == CheckpointScope::All => {
+                let writer = ShardWriter::open(base.clone(), Arc::clone(cache), shard, (**config).clone()).await?;
+                let made = writer.checkpoint(scope, options).await;
+                let closed = writer.close().await;
+                let made = made?;
+                closed.map(|()| made)
+            }
+            Pinner::Anybody(..) => Ok(checkpoint::create(&shard, options).await?),
+        }
+    }
+}
+
+/// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned.
+pub(crate) async fn make(base: &BaseTable, options: &CheckpointOptions, pinner: &Pinner) -> Result<TableCheckpoint> {
+    for _ in 0..MAX_ROUNDS {
+        let id = base.lance_store().store().surroundings().fresh_id();
+        let made = match options.source {
+            Some(source) => copy(base, source, id, options).await,
+            None => attempt(base, id, options, pinner).await,
+        };
+        match made {
+            Ok(true) => match base.at_tag(&tag_of(id)).await? {
+                Some(_) => return find(base, id).await,
+                // A collector took it for one that nobody needs.
+                None => give_up(base, id).await,
+            },
+            Ok(false) => give_up(base, id).await,
+            Err(error) => {
+                give_up(base, id).await;
+                return Err(error);
+            }
+        }
+    }
+    Err(moved_on(base).await)
+}
+
+/// What is left is found and collected when it has expired, or by `Table::delete_checkpoint`.
+async fn give_up(base: &BaseTable, id: Uuid) {
+    let removed = async {
+        remove_parts(base, id).await?;
+        base.release(&tag_of(id)).await
+    };
+    if let Err(error) = removed.await {
+        tracing::debug!(%id, %error, "the parts of a checkpoint that was not made are left");
+    }
+}
+
+/// False: the table has moved on.
+async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner) -> Result<bool> {
+    let Some(base) = &base.refreshed().await?.keep(&tag_of(id)).await? else {
+        return Ok(false);
+    };
+    let listed = shards::list(base).await?;
+    if shards::vanished(base, &listed).is_some() {
+        return Ok(false);
+    }
+    let existing = stream::iter(listed).map(|id| async move {
+        let manifest = ManifestStore::new(base.shard(id)).latest().await?;
+        Ok::<_, Error>(manifest.filter(ShardManifest::is_initialized).map(|_| id))
+    });
+    let existing: Vec<Option<ShardId>> = existing.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    let existing: Vec<ShardId> = existing.into_iter().flatten().collect();
+    if existing.is_empty() {
+        return Err(Error::NotSupported(format!(
+            "the table at {} has no shard yet, so there is nothing that a checkpoint could pin; a Lance tag keeps a version of \
+             its base table",
+            base.lance_store().describe(None)
+        )));
+    }
+    let part = part_options(base, id, existing.len(), options)?;
+    let pinned = stream::iter(existing).map(|id| {
+        let part = &part;
+        async move {
+            let made = pinner.pin(base, id, options.scope, part).await?;
+            let read = checkpoint::read(&base.shard(id), made.id).await?;
+            Ok::<_, Error>(fits(base, id, &read.manifest))
+        }
+    });
+    let pinned: Vec<bool> = pinned.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    Ok(pinned.into_iter().all(|fits| fits))
+}
+
+/// Whether a shard's manifest has everything that this base version, read before it, does not have (I9).
+fn fits(base: &BaseTable, id: ShardId, manifest: &ShardManifest) -> bool {
+    let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
+    let is_listed = |g: u64| manifest.sstables.iter().any(|s| s.generation.get() == g);
+    (merged.get() + 1..manifest.current_generation.get()).all(is_listed)
+        && !shards::is_behind_its_merges(base, id, Some(manifest))
+}
+
+fn part_options(base: &BaseTable, id: Uuid, shards: usize, options: &CheckpointOptions) -> Result<PartOptions> {
+    let shards = u32::try_from(shards)
+        .map_err(|_| Error::NotSupported(format!("a checkpoint of {shards} shards is too large")))?;
+    let table = TablePart { id, shards, base_version: base.version() };
+    Ok(PartOptions { name: options.name.clone(), lifetime: options.lifetime, table: Some(table) })
+}
+
+/// Another checkpoint of the same moment.
+async fn copy(base: &BaseTable, source: Uuid, id: Uuid, options: &CheckpointOptions) -> Result<bool> {
+    let of = find(base, source).await?;
+    let gone = || super::none(base, source, "its version of the base table is gone");
+    let Some(base) = &base.at_tag(&tag_of(source)).await?.ok_or_else(gone)?.keep(&tag_of(id)).await? else {
+        return Ok(false);
+    };
+    let part = part_options(base, id, of.shards.len(), options)?;
+    for shard in &of.shards {
+        match checkpoint::copy(&base.shard(shard.shard_id), shard.id, &part).await {
+            Ok(_) => {}
+            Err(WalError::NoCheckpoint { state, .. }) => return Err(super::none(base, source, state)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
