@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::checkpoints::{
-    CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, Scope,
+    CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, CloneArgs,
+    DeleteArgs, Scope,
 };
 use crate::input::Format;
 
@@ -70,6 +71,10 @@ pub(crate) enum Verb {
     /// Pin a moment of a table: list, refresh and delete what was pinned
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),
+    /// Fork a table: one of its own that shares the files of another, in time that does not depend on their size
+    Clone(CloneArgs),
+    /// Delete a table, or a clone that was not finished; refused while a checkpoint is live or a clone shares its files
+    Delete(DeleteArgs),
     /// Print one line per entry of the write-ahead log
     Tail(TailArgs),
     /// Print the state of every shard and of the base table as JSON; a shard that Lance wrote to is unadopted until

@@ -185,6 +185,11 @@ fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
             (Exit::Fenced, Some("run the command again: opening the table finds out what was written"))
         }
         WalError::ShardNotFound { .. } => (Exit::Table, None),
+        WalError::CheckpointLost { .. } => (
+            Exit::Store,
+            Some("give the store that has the log (`clone`: --parent-wal-store), or use a checkpoint of scope `all`"),
+        ),
+        WalError::Pinned { .. } => (Exit::Failure, Some("`fencepost checkpoint list T` shows the checkpoints")),
         WalError::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
         WalError::Contention { .. } => (Exit::Failure, Some("run the command again")),
         _ => (Exit::Failure, None),

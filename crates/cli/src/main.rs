@@ -45,6 +45,8 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Ingest(args) => verbs::ingest::run(args).await,
         Verb::Query(args) => verbs::query::run(args).await,
         Verb::Checkpoint(verb) => verbs::checkpoint::run(verb).await,
+        Verb::Clone(args) => verbs::clone::run(args).await,
+        Verb::Delete(args) => verbs::clone::delete(args).await,
         Verb::Tail(args) => verbs::tail::run(args).await,
         Verb::Inspect(args) => verbs::inspect::run(args).await,
         Verb::Flush(args) => verbs::flush::run(args).await,

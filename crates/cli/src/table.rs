@@ -14,6 +14,11 @@ pub(crate) fn open_store(url: &str, storage: &StorageArgs) -> Result<Store> {
     Ok(Store::open(url, &storage.options())?)
 }
 
+/// The store of a table, which need not be there.
+pub(crate) fn store(args: &TableArgs) -> Result<Store> {
+    open_store(&args.url, &args.storage)
+}
+
 /// Opens the table.
 pub(crate) async fn open(args: &TableArgs) -> Result<Table> {
     Ok(opened(args).await?)
@@ -27,7 +32,8 @@ async fn opened(args: &TableArgs) -> Result<Table, fencepost::Error> {
     }
 }
 
-fn wal_store(args: &TableArgs) -> Result<Option<Store>, fencepost::Error> {
+/// The WAL store that was given.
+pub(crate) fn wal_store(args: &TableArgs) -> Result<Option<Store>, fencepost::Error> {
     let options = args.wal_store.wal_store_options.iter().cloned().collect();
     args.wal_store.wal_store_url.as_ref().map(|url| Ok(Store::open(url, &options)?)).transpose()
 }
@@ -43,7 +49,7 @@ pub(crate) async fn open_if_there(args: &TableArgs) -> Result<Option<Table>> {
 
 /// Creates the table.
 pub(crate) async fn create(args: &TableArgs, schema: SchemaRef, options: TableOptions) -> Result<Table> {
-    let store = open_store(&args.url, &args.storage)?;
+    let store = store(args)?;
     Ok(match wal_store(args)? {
         Some(wal_store) => Table::create_with_wal_store(store, wal_store, schema, options).await?,
         None => Table::create(store, schema, options).await?,

@@ -2,10 +2,12 @@
 //! reads what the dataset says about the table (key, sharding, what was merged), and scans it; `create` makes one.
 //! It does not know of shards' logs and SSTables.
 
+mod clone;
 mod create;
 mod indexes;
 mod settle;
 mod shard_ids;
+mod state;
 mod table_id;
 mod tags;
 #[cfg(test)]
@@ -27,8 +29,11 @@ use lance_index::mem_wal::MemWalIndexDetails;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
+pub(crate) use self::clone::CloneOf;
 pub(crate) use self::indexes::IndexCoverage;
-use self::shard_ids::{TableSpec, shard_id_for};
+use self::shard_ids::TableSpec;
+pub(crate) use self::shard_ids::{shard_id_for, shard_id_of_name};
+pub(crate) use self::state::TableState;
 use self::table_id::{TABLE_ID_KEY, table_id};
 use self::wal_store::WalStore;
 use crate::error::{Error, Result};
@@ -79,6 +84,21 @@ impl BaseTable {
     /// [`Error::TableNotFound`] if there is no dataset, or one without a MemWAL index; [`Error::NotSupported`] for a
     /// table whose sharding or columns we do not know.
     pub(crate) async fn open(store: &LanceStore, wal_store: Option<Store>) -> Result<Self> {
+        let base = Self::open_in_any_state(store, wal_store).await?;
+        match base.state()? {
+            TableState::Ready => Ok(base),
+            TableState::Cloning => {
+                let source = base.origins().first().cloned().unwrap_or_default();
+                let reason =
+                    format!("it is a clone of {source} that was not finished; run the same clone again, or delete it");
+                Err(not_found(store, &reason))
+            }
+            TableState::Deleting => Err(not_found(store, "it is being deleted; run the deletion again")),
+        }
+    }
+
+    /// As [`open`](Self::open), also a table that is not there yet, or not any more, for everybody.
+    pub(crate) async fn open_in_any_state(store: &LanceStore, wal_store: Option<Store>) -> Result<Self> {
         match find(store).await? {
             Found::Dataset(dataset) => {
                 let wal_store = WalStore::choose(store, &dataset, wal_store)?;

@@ -13,6 +13,8 @@ use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
 /// Where a table stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
+    /// The table that it was cloned from; `None`: it is no clone.
+    pub cloned_from: Option<String>,
     /// The shards, in the order of their buckets or values; those that the table has from the start also if nobody
     /// has made them yet.
     pub shards: Vec<ShardInspection>,
@@ -41,6 +43,10 @@ pub struct ShardInspection {
     /// Whether that WAL store may be wiped, as far as this shard goes, while nobody opens the table: see
     /// [`wal_store_may_be_wiped`](fencepost_wal::ShardManifest::wal_store_may_be_wiped).
     pub wal_store_may_be_wiped: bool,
+    /// Checkpoints that are live.
+    pub checkpoints: u64,
+    /// The tables of the clones that share its SSTables.
+    pub pinned_by: Vec<String>,
     /// Rows in the log behind `replay_after`.
     pub rows_in_log: u64,
     /// The generation that the next SSTable gets.
@@ -103,7 +109,8 @@ pub(crate) async fn inspect(base: &BaseTable) -> Result<Inspection> {
     let coverage = &base.index_coverage().await?;
     let shards = stream::iter(shards::discover(base).await?).map(|shard| inspect_shard(base, coverage, shard));
     let shards = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
-    Ok(Inspection { shards, base: BaseInspection { version, rows, merged } })
+    let cloned_from = base.origins().into_iter().next();
+    Ok(Inspection { cloned_from, shards, base: BaseInspection { version, rows, merged } })
 }
 
 async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableShard) -> Result<ShardInspection> {
@@ -129,6 +136,8 @@ async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableS
             }
         });
         let fences = manifest.fences().iter();
+        let now = base.lance_store().store().surroundings().now();
+        let live = || manifest.checkpoints().iter().filter(|c| c.is_live(now));
         return Ok(ShardInspection {
             shard_id: id,
             value,
@@ -138,6 +147,8 @@ async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableS
             tail: tail.get(),
             wal_store: manifest.wal_store().map(|wal_store| wal_store.url.clone()),
             wal_store_may_be_wiped: manifest.wal_store().is_some() && manifest.wal_store_may_be_wiped(),
+            checkpoints: live().filter(|c| !c.is_pin).count() as u64,
+            pinned_by: live().filter_map(|c| c.holder.clone()).collect(),
             rows_in_log,
             current_generation: manifest.current_generation.get(),
             sstables: sstables.collect(),

@@ -40,6 +40,7 @@
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | keep a moment of it, and read it as it was then | [`Table::checkpoint`], [`Table::provider_at`] |
+//! | fork it, and give a fork up | [`Table::clone_to`], [`Table::delete`] |
 //! | see where it stands | [`Table::inspect`] |
 //! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
@@ -53,7 +54,9 @@ pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
 mod adopt;
 mod base;
 mod checkpoint;
+mod clone;
 mod config;
+mod delete;
 mod error;
 mod gc;
 mod inspect;
@@ -72,7 +75,9 @@ mod writer;
 
 pub use adopt::{Adoption, ShardAdoption};
 pub use checkpoint::{CheckpointOptions, CheckpointScope, CheckpointedShard, TableCheckpoint};
+pub use clone::{CloneOptions, CloneReport};
 pub use config::{MemTableConfig, WriterConfig};
+pub use delete::{DeleteOptions, DeleteReport};
 pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};

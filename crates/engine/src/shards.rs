@@ -30,6 +30,12 @@ pub(crate) async fn list(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
     Ok(Shard::list(base.lance_store().store()).await?.into_iter().collect())
 }
 
+/// The newest manifest of a shard that is there for everybody: not one that is being deleted, nor a clone that is not finished.
+pub(crate) async fn latest(base: &BaseTable, id: ShardId) -> Result<Option<ShardManifest>> {
+    let latest = manifests(base, id).latest().await?;
+    Ok(latest.filter(|manifest| manifest.is_initialized() && !manifest.is_deleted()))
+}
+
 /// A shard that the base version knows and a LIST after it does not: the table moved on in between (section 9).
 pub(crate) fn vanished(base: &BaseTable, listed: &BTreeSet<ShardId>) -> Option<ShardId> {
     base.merged().keys().find(|id| !listed.contains(id)).copied()
@@ -81,7 +87,7 @@ pub(crate) async fn discover(base: &BaseTable) -> Result<Vec<TableShard>> {
     let listed = list(base).await?;
     let others = listed.iter().copied().filter(|id| base.fixed_value(*id).is_none());
     let others = stream::iter(others).map(|id| async move {
-        let manifest = manifests(base, id).latest().await?;
+        let manifest = latest(base, id).await?;
         let shard = |manifest| TableShard { id, value: base.shard_value(id, Some(&manifest)), made: true };
         Ok::<_, Error>(manifest.map(shard))
     });

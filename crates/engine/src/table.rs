@@ -15,7 +15,9 @@ use crate::base::BaseTable;
 #[cfg(doc)]
 use crate::checkpoint::CheckpointScope;
 use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
+use crate::clone::{self, CloneOptions, CloneReport};
 use crate::config::WriterConfig;
+use crate::delete::{self, DeleteOptions, DeleteReport};
 use crate::error::{Error, Result};
 use crate::gc::{self, ShardGcPlan, TableGcReport};
 use crate::inspect::{self, Inspection};
@@ -259,6 +261,39 @@ impl Table {
     pub async fn provider_at(&self, checkpoint: Uuid) -> Result<Arc<dyn TableProvider>> {
         let checkpoint = checkpoint::find(&self.base, checkpoint).await?;
         Ok(Arc::new(LsmTable::new(checkpoint::snapshot_at(&self.base, &checkpoint).await?)))
+    }
+
+    /// Clones the table to another place, as a checkpoint has it or as it is now: a table of its own, which shares the files of this one
+    /// and copies only what is in the log behind the last flush. Neither sees what the other one writes from then on. Nobody is
+    /// fenced.
+    ///
+    /// This table cannot be deleted as long as the clone is there, and keeps what the clone shares. A call that died is repeated with the
+    /// same arguments; until then the clone opens for nobody. Where the logs of this table are is found as for reading, see
+    /// [`open_with_wal_store`](Self::open_with_wal_store).
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`]; [`Error::TableExists`]; [`Error::NotSupported`] if another clone was begun there, or the base table
+    /// cannot be shared; [`CheckpointLost`](fencepost_wal::Error::CheckpointLost), which names the first entry of the log that is missing.
+    pub async fn clone_to(&self, target: Store, options: &CloneOptions) -> Result<(Self, CloneReport)> {
+        let pinner = Pinner::Anybody(Arc::clone(&self.cache), Box::default());
+        let (base, report) = clone::clone_to(&self.base, &target, options, &pinner).await?;
+        Ok((Self::of(target, base), report))
+    }
+
+    /// Where the table was cloned from; `None`: it is no clone.
+    pub fn origin(&self) -> Option<String> {
+        self.base.origins().into_iter().next()
+    }
+
+    /// Deletes a table, also a clone that was not finished. Every shard is taken over first, so that its writer acknowledges nothing any
+    /// more. A few objects of under 1 KiB stay for each, which a writer that has stalled since before has to meet; see
+    /// [`DeleteOptions::purge`]. A call that died is repeated.
+    ///
+    /// # Errors
+    /// [`TableNotFound`](Error::TableNotFound); [`Pinned`](fencepost_wal::Error::Pinned) while a checkpoint is live or a clone shares its
+    /// files, after which nothing has changed.
+    pub async fn delete(store: Store, options: &DeleteOptions) -> Result<DeleteReport> {
+        delete::delete(&store, options).await
     }
 
     /// Where every shard stands.

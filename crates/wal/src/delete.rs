@@ -1,10 +1,14 @@
 //! Deleting a shard (end of protocol section 10): the manifest says so first, refused while anybody holds a moment of it; then
 //! its objects may go, and its own pins on others last. It deletes no SSTable of another shard.
 
+use std::collections::HashSet;
+use std::path::Path as FilePath;
+
 use object_store::path::Path;
 
 use crate::claim::{OpenOptions, open};
 use crate::error::{Error, Result};
+use crate::log::Log;
 use crate::manifest::{Extension, ManifestStore, ShardManifest};
 use crate::shard::Shard;
 use crate::store::Store;
@@ -76,16 +80,43 @@ fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
     Err(Error::Pinned { shard: shard.id(), by })
 }
 
+/// The objects of a shard that was marked which have to stay: its last manifest, and the fences of its log. A writer that has stalled
+/// since before meets them, and stops (I3). None for a shard that nobody has ever written to.
+///
+/// # Errors
+/// Errors of finding its log. A WAL store that is not there holds nothing.
+pub async fn tombstone(shard: &Shard, manifest: &ShardManifest) -> Result<Vec<Path>> {
+    let mut stays = vec![shard.manifest_path(manifest.version)];
+    if manifest.fences().is_empty() {
+        return Ok(stays);
+    }
+    let here = Log::own(shard);
+    let logs = match shard.recorded_log(manifest).await {
+        Ok(log) => vec![here, log],
+        Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. }) => vec![here],
+        Err(error) => return Err(error),
+    };
+    // A log that has moved has left some where it was.
+    for log in logs {
+        let listed: HashSet<Path> = log.store().list(log.folder()).await?.into_iter().map(|o| o.location).collect();
+        let paths = manifest.fences().iter().map(|fence| log.entry_path(fence.position));
+        stays.extend(paths.filter(|path| listed.contains(path)));
+    }
+    stays.sort_unstable();
+    stays.dedup();
+    Ok(stays)
+}
+
 /// Deletes the entries of a shard that was marked, where its log is outside of the table.
 ///
 /// # Errors
 /// Errors of deleting. A WAL store that is not there holds nothing.
-pub async fn remove_log(shard: &Shard, manifest: &ShardManifest) -> Result<u64> {
+pub async fn remove_log(shard: &Shard, manifest: &ShardManifest, keep: &[Path]) -> Result<u64> {
     if manifest.wal_store().is_none() {
         return Ok(0);
     }
     match shard.recorded_log(manifest).await {
-        Ok(log) => sweep(log.store(), log.folder(), |_| false).await,
+        Ok(log) => sweep(log.store(), log.folder(), |path| keep.contains(path)).await,
         Err(Error::WalStoreMissing { .. } | Error::WalStoreMismatch { .. }) => Ok(0),
         Err(error) => Err(error),
     }
@@ -102,4 +133,40 @@ pub async fn sweep(store: &Store, prefix: &Path, keep: impl Fn(&Path) -> bool) -
         store.delete_all(batch.to_vec()).await?;
     }
     Ok(doomed.len() as u64)
+}
+
+/// On `file://`: removes the folders below the store's root that hold nothing, or with `all` whatever is still there. Elsewhere there
+/// are no folders.
+///
+/// # Errors
+/// [`Error::Store`] if a folder that is to go cannot be removed.
+pub async fn remove_folders(store: &Store, all: bool) -> Result<()> {
+    let Some(root) = store.local_path(store.root()) else {
+        return Ok(());
+    };
+    let removed = tokio::task::spawn_blocking(move || match all {
+        true => std::fs::remove_dir_all(&root),
+        false => {
+            remove_empty(&root);
+            Ok(())
+        }
+    });
+    let removed = removed.await.map_err(std::io::Error::other).and_then(|removed| removed);
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
+            let object = store.root().to_string();
+            Err(Error::Store { operation: "rmdir", object, source: std::sync::Arc::new(source) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A folder that somebody is just writing into stays: it is not empty then.
+fn remove_empty(folder: &FilePath) {
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    below
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .for_each(|entry| remove_empty(&entry.path()));
+    let _ = std::fs::remove_dir(folder);
 }

@@ -1,10 +1,10 @@
-//! The arguments of `checkpoint`.
+//! The arguments of `checkpoint`, `clone` and `delete`.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{OutputArgs, TableArgs, duration};
+use super::{OutputArgs, StorageArgs, TableArgs, WalStoreArgs, duration, key_value};
 
 /// What a checkpoint has of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,4 +87,47 @@ fn lifetime(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("a checkpoint that expires at once is none".to_string()),
         lifetime => Ok(lifetime),
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CloneArgs {
+    /// The table to clone
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// Where the clone is to be: another place, where nothing is
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: String,
+    /// As the source was at this checkpoint (id or name); without it: as it is now
+    #[arg(long)]
+    pub(crate) checkpoint: Option<String>,
+    /// Options of both places
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    /// The store for the logs of the clone; that of the source is not inherited
+    #[command(flatten)]
+    pub(crate) wal_store: WalStoreArgs,
+    /// Where the logs of the source are, if not at the URL that it records
+    #[arg(long = "parent-wal-store", value_name = "URL")]
+    pub(crate) parent_wal_store_url: Option<String>,
+    /// An option of that store (repeatable)
+    #[arg(
+        long = "parent-wal-storage-option",
+        value_name = "K=V",
+        value_parser = key_value,
+        requires = "parent_wal_store_url"
+    )]
+    pub(crate) parent_wal_store_options: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Leave nothing behind: asserts that no process which ever wrote to the table is still there, stalled as it may be
+    #[arg(long)]
+    pub(crate) purge: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }

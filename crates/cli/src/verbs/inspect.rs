@@ -47,6 +47,8 @@ fn to_json(inspection: &Inspection) -> Value {
                 "tail": shard.tail,
                 "wal_store": shard.wal_store,
                 "wal_store_may_be_wiped": shard.wal_store_may_be_wiped,
+                "checkpoints": shard.checkpoints,
+                "pinned_by": shard.pinned_by,
                 "rows_in_log": shard.rows_in_log,
                 "current_generation": shard.current_generation,
                 "sstables": sstables,
@@ -57,7 +59,11 @@ fn to_json(inspection: &Inspection) -> Value {
     let base = &inspection.base;
     let merged: Vec<Value> =
         base.merged.iter().map(|m| json!({ "shard_id": m.shard_id.to_string(), "generation": m.generation })).collect();
-    json!({ "shards": shards, "base": { "version": base.version, "rows": base.rows, "merged": merged } })
+    json!({
+        "cloned_from": inspection.cloned_from,
+        "shards": shards,
+        "base": { "version": base.version, "rows": base.rows, "merged": merged },
+    })
 }
 
 fn to_text(inspection: &Inspection) -> String {
@@ -78,6 +84,10 @@ fn to_text(inspection: &Inspection) -> String {
             let wipe = if shard.wal_store_may_be_wiped { ", which may be wiped" } else { "" };
             lines.push(format!("  its log is in {wal_store}{wipe}"));
         }
+        if shard.checkpoints > 0 {
+            lines.push(format!("  {}", plural(shard.checkpoints, "checkpoint")));
+        }
+        lines.extend(shard.pinned_by.iter().map(|url| format!("  its SSTables are shared by the clone at {url}")));
         for sstable in &shard.sstables {
             let rows = sstable.rows.map_or_else(|| "rows not counted".to_string(), |n| plural(n, "row"));
             let state = match (sstable.merged, sstable.awaited_by.as_slice()) {
@@ -89,6 +99,7 @@ fn to_text(inspection: &Inspection) -> String {
         }
     }
     let base = &inspection.base;
+    lines.extend(inspection.cloned_from.iter().map(|url| format!("a clone of {url}")));
     lines.push(format!("base table: version {}, {}", base.version, plural(base.rows, "row")));
     lines.join("\n")
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod checkpoint;
+pub(crate) mod clone;
 pub(crate) mod create;
 pub(crate) mod flush;
 pub(crate) mod gc;

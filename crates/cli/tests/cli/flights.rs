@@ -16,17 +16,17 @@ use serde_json::Value;
 use crate::python;
 use crate::support::{Place, command, fencepost, query};
 
-const KEY: &str = "time_hour,carrier,flight,origin";
+pub(crate) const KEY: &str = "time_hour,carrier,flight,origin";
 
 /// The rows of the Parquet file, as DataFusion sees them.
-struct Truth {
-    runtime: tokio::runtime::Runtime,
-    context: SessionContext,
+pub(crate) struct Truth {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) context: SessionContext,
     columns: Vec<String>,
 }
 
 impl Truth {
-    fn read(file: &Path) -> Self {
+    pub(crate) fn read(file: &Path) -> Self {
         let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();
         let schema = reader.schema().clone();
         let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
@@ -37,12 +37,12 @@ impl Truth {
         Self { runtime: tokio::runtime::Runtime::new().unwrap(), context, columns }
     }
 
-    fn query(&self, sql: &str) -> Value {
+    pub(crate) fn query(&self, sql: &str) -> Value {
         ask(&self.runtime, &self.context, sql)
     }
 
     /// Totals per carrier and the nulls of every column.
-    fn questions(&self) -> Vec<String> {
+    pub(crate) fn questions(&self) -> Vec<String> {
         let nulls: Vec<String> = self.columns.iter().map(|c| format!("count(*) - count({c}) as {c}_nulls")).collect();
         vec![
             "select count(*) as n from t".to_string(),
@@ -68,7 +68,7 @@ fn ask(runtime: &tokio::runtime::Runtime, context: &SessionContext, sql: &str) -
     serde_json::from_slice(&writer.into_inner()).unwrap()
 }
 
-fn sample() -> PathBuf {
+pub(crate) fn sample() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights-10k.parquet")
 }
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod checkpoints;
+mod clones;
 #[cfg(unix)]
 mod crash;
 #[cfg(unix)]

@@ -102,7 +102,7 @@ impl TableSpec {
 /// The id of the shard of a value: a version 5 UUID in the namespace of the table id, of the name `unsharded`,
 /// `bucket=3`, `identity=eu` or `identity is null`. Every process finds the same shards without listing, and no two
 /// tables share one. `None` for [`ShardValue::Unknown`].
-pub(super) fn shard_id_for(table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
+pub(crate) fn shard_id_for(table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
     let name = match value {
         ShardValue::All => UNSHARDED_TRANSFORM.to_owned(),
         ShardValue::Bucket(bucket) => format!("bucket={bucket}"),
@@ -112,11 +112,16 @@ pub(super) fn shard_id_for(table_id: Uuid, value: &ShardValue) -> Option<ShardId
         },
         ShardValue::Unknown => return None,
     };
+    Some(shard_id_of_name(table_id, &name))
+}
+
+/// The id that derives from a table id and a name.
+pub(crate) fn shard_id_of_name(table_id: Uuid, name: &str) -> ShardId {
     // By hand: uuid's own `v5` feature would set its feature for Lance too, and rebuild everything.
     let digest = Sha1::new().chain_update(table_id.as_bytes()).chain_update(name).finalize();
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-    Some(ShardId::from_uuid(Builder::from_sha1_bytes(bytes).into_uuid()))
+    ShardId::from_uuid(Builder::from_sha1_bytes(bytes).into_uuid())
 }
 
 /// The sharding spec of a new table, as Lance's own `initialize_mem_wal` writes it.

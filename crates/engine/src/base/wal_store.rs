@@ -1,8 +1,6 @@
 //! Where writers of a table want the logs of its shards: in the WAL store that the caller gave, or in the one that the table
 //! was created with, whose URL is in the dataset's config. Where a log *is* says the manifest of its shard.
 
-use std::collections::HashMap;
-
 use fencepost_wal::{Shard, Store};
 use lance::Dataset;
 
@@ -27,10 +25,7 @@ impl WalStore {
     pub(super) fn choose(store: &LanceStore, dataset: &Dataset, given: Option<Store>) -> Result<Option<Self>> {
         match (given, dataset.config().get(WAL_STORE_KEY)) {
             (Some(store), _) => Ok(Some(Self { store, given: true })),
-            (None, Some(url)) => {
-                let retry = store.store().retry().clone();
-                Ok(Some(Self { store: Store::open(url, &HashMap::new())?.with_retry(retry), given: false }))
-            }
+            (None, Some(url)) => Ok(Some(Self { store: store.store().sibling(url)?, given: false })),
             (None, None) => Ok(None),
         }
     }

@@ -6,7 +6,7 @@ use fencepost_wal::ShardId;
 use fencepost_wal::checkpoint::{self, CheckpointLog, ShardCheckpoint};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{TableCheckpoint, none, tag_of};
+use super::{TableCheckpoint, base_of};
 use crate::base::BaseTable;
 use crate::error::Result;
 use crate::memtable::MemTable;
@@ -17,10 +17,9 @@ use crate::shards::SHARDS_AT_ONCE;
 /// The moment of a checkpoint. The base version is the one that was tagged, and each shard is read from the manifest and the log
 /// that were pinned (I9): what happened since is not looked at.
 pub(crate) async fn snapshot_at(base: &BaseTable, checkpoint: &TableCheckpoint) -> Result<Snapshot> {
-    let gone = || none(base, checkpoint.id, "its version of the base table is gone");
-    let base = base.at_tag(&tag_of(checkpoint.id)).await?.ok_or_else(gone)?;
+    let base = base_of(base, checkpoint).await?;
     let format = RowFormat::of(&base)?;
-    let views = stream::iter(checkpoint.shards.iter()).map(|part| {
+    let views = stream::iter(checkpoint.shards.clone()).map(|part| {
         let (base, format) = (&base, &format);
         async move {
             let shard = base.shard(part.shard_id);

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions as PartOptions, TablePart};
-use fencepost_wal::{Error as WalError, Generation, ManifestStore, ShardId, ShardManifest};
+use fencepost_wal::{Error as WalError, Generation, ShardId, ShardManifest};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::{CheckpointOptions, CheckpointScope, TableCheckpoint, find, remove_parts, tag_of};
+use super::{CheckpointOptions, CheckpointScope, TableCheckpoint, base_of, find, remove_parts, tag_of};
 use crate::base::BaseTable;
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
@@ -94,10 +94,8 @@ async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner
     if shards::vanished(base, &listed).is_some() {
         return Ok(false);
     }
-    let existing = stream::iter(listed).map(|id| async move {
-        let manifest = ManifestStore::new(base.shard(id)).latest().await?;
-        Ok::<_, Error>(manifest.filter(ShardManifest::is_initialized).map(|_| id))
-    });
+    let existing =
+        stream::iter(listed).map(|id| async move { Ok::<_, Error>(shards::latest(base, id).await?.map(|_| id)) });
     let existing: Vec<Option<ShardId>> = existing.buffered(SHARDS_AT_ONCE).try_collect().await?;
     let existing: Vec<ShardId> = existing.into_iter().flatten().collect();
     if existing.is_empty() {
@@ -138,8 +136,7 @@ fn part_options(base: &BaseTable, id: Uuid, shards: usize, options: &CheckpointO
 /// Another checkpoint of the same moment.
 async fn copy(base: &BaseTable, source: Uuid, id: Uuid, options: &CheckpointOptions) -> Result<bool> {
     let of = find(base, source).await?;
-    let gone = || super::none(base, source, "its version of the base table is gone");
-    let Some(base) = &base.at_tag(&tag_of(source)).await?.ok_or_else(gone)?.keep(&tag_of(id)).await? else {
+    let Some(base) = &base_of(base, &of).await?.keep(&tag_of(id)).await? else {
         return Ok(false);
     };
     let part = part_options(base, id, of.shards.len(), options)?;

@@ -112,9 +112,18 @@ fn tag_of(id: Uuid) -> String {
     format!("{TAG_PREFIX}{}", id.as_hyphenated())
 }
 
-fn none(base: &BaseTable, wanted: impl ToString, reason: &str) -> Error {
+pub(crate) fn none(base: &BaseTable, wanted: impl ToString, reason: &str) -> Error {
     let url = base.lance_store().describe(None);
     Error::NoCheckpoint { url, wanted: wanted.to_string(), reason: reason.to_owned() }
+}
+
+/// The base table of a checkpoint.
+///
+/// # Errors
+/// [`Error::NoCheckpoint`] if its tag is gone.
+pub(crate) async fn base_of(base: &BaseTable, checkpoint: &TableCheckpoint) -> Result<BaseTable> {
+    let kept = base.at_tag(&tag_of(checkpoint.id)).await?;
+    kept.ok_or_else(|| none(base, checkpoint.id, "its version of the base table is gone"))
 }
 
 /// The parts that the shards list and that have not expired, by the checkpoint that they belong to.

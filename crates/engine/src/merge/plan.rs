@@ -52,7 +52,8 @@ impl Plan {
 async fn pending_of(base: &BaseTable, id: ShardId) -> Result<Result<Vec<Pending>, String>> {
     let shard = base.shard(id);
     // Section 3: a merger acts on a certain manifest only.
-    let Some(manifest) = ManifestStore::new(shard).latest_certain().await? else {
+    let manifest = ManifestStore::new(shard).latest_certain().await?;
+    let Some(manifest) = manifest.filter(|manifest| manifest.is_initialized() && !manifest.is_deleted()) else {
         return Ok(Ok(Vec::new()));
     };
     if shards::is_behind_its_merges(base, id, Some(&manifest)) {

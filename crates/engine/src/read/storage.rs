@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Generation, ManifestStore, Shard, ShardId, ShardManifest, WalEntry, WalTailer};
+use fencepost_wal::{Error as WalError, Generation, Shard, ShardId, ShardManifest, WalEntry, WalTailer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardView, Snapshot, SsTableCache};
@@ -80,9 +80,7 @@ async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result
     let shard = base.shard(id);
     let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
     for _ in 0..MAX_ROUNDS {
-        let latest = ManifestStore::new(shard.clone()).latest().await?;
-        // A clone that is not finished is none yet either.
-        let Some(manifest) = latest.filter(ShardManifest::is_initialized) else {
+        let Some(manifest) = shards::latest(base, id).await? else {
             // No shard yet. One that was merged from had a manifest: it vanished.
             let value = base.shard_value(id, None);
             let nothing = ShardView { shard: id, value, memtables: vec![], sstables: vec![] };

@@ -132,7 +132,17 @@ pub(crate) async fn verify(
 
 /// The shards that have a folder, that the table has from the start, or that the base table has merged from.
 async fn known_shards(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
-    let listed = shards::list(base).await?;
+    let mut listed = shards::list(base).await?;
+    let deleted = stream::iter(listed.clone()).map(|id| async move {
+        match ManifestStore::new(shard(base, id)).latest().await {
+            // Of a table that was at this place before, its fences are left.
+            Ok(manifest) => Ok(manifest.filter(ShardManifest::is_deleted).map(|_| id)),
+            Err(WalError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(Error::from(error)),
+        }
+    });
+    let deleted: Vec<Option<ShardId>> = deleted.buffered(shards::SHARDS_AT_ONCE).try_collect().await?;
+    listed.retain(|id| !deleted.contains(&Some(*id)));
     let fixed = base.fixed_shards().iter().map(|(id, _)| *id);
     Ok(listed.into_iter().chain(fixed).chain(base.merged().keys().copied()).collect())
 }

@@ -27,12 +27,12 @@ fn all() -> CheckpointOptions {
     CheckpointOptions { scope: CheckpointScope::All, ..Default::default() }
 }
 
-async fn at(bucket: &Bucket, id: Uuid) -> Rows {
+pub(crate) async fn at(bucket: &Bucket, id: Uuid) -> Rows {
     pairs(bucket.table().await.provider_at(id).await.unwrap()).await
 }
 
 /// Puts, flushes, deletes, merges: every place has rows.
-async fn written(bucket: &Bucket, sharding: &str) -> TableWriter {
+pub(crate) async fn written(bucket: &Bucket, sharding: &str) -> TableWriter {
     create(bucket, &["id"], sharding).await;
     let writer = bucket.table().await.writer(config()).await.unwrap();
     writer.put(ids(0..40)).await.unwrap();
@@ -170,14 +170,14 @@ async fn schedule_20_a_table_that_is_merged_between_the_pins_is_pinned_anew() {
     assert!(stalls >= 5 && anew >= 2, "{stalls} stalls, {anew} made anew");
 }
 
-async fn meets<T>(gate: &fencepost_sim::Gate, task: &tokio::task::JoinHandle<T>) -> bool {
+pub(crate) async fn meets<T>(gate: &fencepost_sim::Gate, task: &tokio::task::JoinHandle<T>) -> bool {
     while gate.arrivals() == 0 && !task.is_finished() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     gate.arrivals() > 0
 }
 
-async fn objects(bucket: &Bucket, part: &str) -> Vec<String> {
+pub(crate) async fn objects(bucket: &Bucket, part: &str) -> Vec<String> {
     let listed: Vec<_> = bucket.inner().list(None).try_collect().await.unwrap();
     let names = listed.into_iter().map(|object| format!("/{}", object.location));
     names.filter(|name| name.contains(part)).collect()

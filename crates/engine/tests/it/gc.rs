@@ -34,10 +34,14 @@ pub(crate) fn at_once() -> GcOptions {
     GcOptions { min_age: Duration::ZERO, ..GcOptions::default() }
 }
 
+/// The store of a process whose clock is two days ahead.
+pub(crate) fn later(bucket: &Bucket) -> fencepost::Store {
+    bucket.process().store.with_surroundings(std::sync::Arc::new(Later(48 * HOUR)))
+}
+
 /// Everything is old enough, manifests included.
 pub(crate) async fn gc(bucket: &Bucket) -> TableGcReport {
-    let store = bucket.process().store.with_surroundings(std::sync::Arc::new(Later(48 * HOUR)));
-    Table::open(store).await.unwrap().gc(&at_once(), |_| ()).await.unwrap()
+    Table::open(later(bucket)).await.unwrap().gc(&at_once(), |_| ()).await.unwrap()
 }
 
 fn deleted(report: &TableGcReport, kind: GcKind) -> u64 {

@@ -7,6 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod checkpoints;
+mod clone_cost;
+mod clones;
+mod clones_wal_store;
 mod create;
 mod every_type;
 mod foreign;

@@ -1,0 +1,89 @@
+//! Whether a table is there for everybody, and where it comes from: keys of the dataset's config.
+
+use uuid::Uuid;
+
+use super::BaseTable;
+use crate::error::{Error, Result};
+
+/// Absent: the table is ready.
+pub(super) const STATE_KEY: &str = "fencepost.state";
+/// Of a clone: the URLs of its source and of that one's sources, the nearest first, with spaces in between.
+pub(super) const ORIGINS_KEY: &str = "fencepost.origins";
+/// Of a clone: the checkpoint of its source that it was made of.
+pub(super) const CHECKPOINT_KEY: &str = "fencepost.origin_checkpoint";
+
+/// What may be done with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TableState {
+    /// Everything.
+    Ready,
+    /// It is a clone that is not finished: only that.
+    Cloning,
+    /// It is being deleted: only that.
+    Deleting,
+}
+
+impl TableState {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Cloning => "cloning",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
+impl BaseTable {
+    /// What may be done with the table.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a state that this Fencepost does not know.
+    pub(crate) fn state(&self) -> Result<TableState> {
+        let states = [TableState::Ready, TableState::Cloning, TableState::Deleting];
+        match self.dataset.config().get(STATE_KEY) {
+            None => Ok(TableState::Ready),
+            Some(text) => states.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+                let place = self.store.describe(None);
+                Error::NotSupported(format!(
+                    "the table at {place} is `{text}`, which a newer Fencepost knows; use that"
+                ))
+            }),
+        }
+    }
+
+    /// Commits another state.
+    pub(crate) async fn become_state(&self, state: TableState) -> Result<Self> {
+        let latest = self.refreshed().await?;
+        if latest.state()? == state {
+            return Ok(latest);
+        }
+        let mut dataset = latest.dataset.clone();
+        let committed = dataset.update_config([(STATE_KEY, state.as_str())]).await;
+        // Of two who do it at once one is refused, and a lost answer looks the same: what the table says now counts.
+        let latest = latest.refreshed().await?;
+        match committed {
+            _ if latest.state()? == state => Ok(latest),
+            Err(e) => Err(Error::lance(format!("marking {} as {}", self.store.describe(None), state.as_str()))(e)),
+            Ok(_) => Err(Error::Corrupt {
+                url: self.store.describe(None),
+                reason: format!("its config lost the `{STATE_KEY}` that was just committed"),
+            }),
+        }
+    }
+
+    /// Where it was cloned from, and where that was: URLs, the nearest first. Empty: it is no clone.
+    pub(crate) fn origins(&self) -> Vec<String> {
+        let origins = self.dataset.config().get(ORIGINS_KEY);
+        origins.map(|urls| urls.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// The checkpoint of its source that it was cloned from.
+    pub(crate) fn origin_checkpoint(&self) -> Option<Uuid> {
+        self.dataset.config().get(CHECKPOINT_KEY).and_then(|id| Uuid::try_parse(id).ok())
+    }
+
+    /// The table id; `None` for a table that Lance made and nobody adopted.
+    pub(crate) fn table_id(&self) -> Option<Uuid> {
+        self.table_id
+    }
+}

@@ -1,0 +1,246 @@
+//! Cloning a table (protocol section 10): a table of its own at another place, which begins with the moment of a checkpoint and shares
+//! its files. The base is a shallow clone, each shard a clone of the log's. What was begun is gone on with by whoever asks
+//! for the same clone again; until it is finished the clone opens for nobody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fencepost_wal::clone::{self, CloneSource, ClonedLog};
+use fencepost_wal::{Error as WalError, Shard, ShardId, ShardManifest, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use crate::base::{BaseTable, CloneOf, TableState, shard_id_for, shard_id_of_name};
+use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
+use crate::error::{Error, Result};
+use crate::lance_store::LanceStore;
+use crate::shards::SHARDS_AT_ONCE;
+
+/// The tags of base versions that clones need, on every table whose files they share.
+const TAG_PREFIX: &str = "fencepost-clone-";
+/// How long a checkpoint stays that was made for a clone which is not finished.
+const OWN_CHECKPOINT: Duration = Duration::from_secs(24 * 3600);
+
+/// How a table is cloned.
+#[derive(Debug, Clone, Default)]
+pub struct CloneOptions {
+    /// The checkpoint to begin with; `None`: now, by a checkpoint that goes again when the clone is finished.
+    pub checkpoint: Option<Uuid>,
+    /// A store for the clone's logs; `None`: they are with the clone. That of the source is not inherited.
+    pub wal_store: Option<Store>,
+}
+
+/// What a clone took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloneReport {
+    /// The checkpoint that it begins with. One that was made for it is gone by now.
+    pub checkpoint: Uuid,
+    /// The version of the source's base table whose files it shares.
+    pub base_version: u64,
+    /// Its shards.
+    pub shards: u64,
+    /// Entries of the log that were copied.
+    pub log_entries: u64,
+    /// Their bytes.
+    pub log_bytes: u64,
+}
+
+pub(crate) fn tag_of(table_id: Uuid) -> String {
+    format!("{TAG_PREFIX}{}", table_id.as_hyphenated())
+}
+
+/// Clones the source to another place, or finishes a clone that was begun there.
+pub(crate) async fn clone_to(
+    source: &BaseTable,
+    target: &Store,
+    options: &CloneOptions,
+    pinner: &Pinner,
+) -> Result<(BaseTable, CloneReport)> {
+    refuse_place(source.lance_store().store(), target)?;
+    let lance = LanceStore::new(target);
+    let source = source.refreshed().await?;
+    let (id, made_here) = match begun(&source, &lance, options).await? {
+        Some(id) => (id, false),
+        None => match options.checkpoint {
+            Some(id) => (id, false),
+            None => {
+                let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINT), ..CheckpointOptions::default() };
+                (checkpoint::make(&source, &options, pinner).await?.id, true)
+            }
+        },
+    };
+    let cloned = from_checkpoint(&source, &lance, id, options).await;
+    if made_here
+        && cloned.is_ok()
+        && let Err(error) = checkpoint::delete(&source, id).await
+    {
+        tracing::debug!(%id, %error, "the checkpoint that a clone was made of is left until it expires");
+    }
+    cloned
+}
+
+/// Two tables do not share a folder: who deletes the outer one deletes both.
+fn refuse_place(source: &Store, target: &Store) -> Result<()> {
+    let same_bucket =
+        source.url().scheme() == target.url().scheme() && source.url().host_str() == target.url().host_str();
+    if same_bucket && (target.root().prefix_matches(source.root()) || source.root().prefix_matches(target.root())) {
+        return Err(Error::InvalidOptions(format!(
+            "a clone of {} cannot be at {}: one of them would lie in the other's folder; choose another place",
+            source.url(),
+            target.url()
+        )));
+    }
+    Ok(())
+}
+
+/// The checkpoint of a clone that was begun at this place. `None`: nothing is there.
+async fn begun(source: &BaseTable, target: &LanceStore, options: &CloneOptions) -> Result<Option<Uuid>> {
+    let there = match BaseTable::open_in_any_state(target, options.wal_store.clone()).await {
+        Ok(there) => there,
+        Err(Error::TableNotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let url = target.describe(None);
+    match there.state()? {
+        TableState::Ready => Err(Error::TableExists { url }),
+        TableState::Deleting => Err(Error::NotSupported(format!(
+            "the table at {url} is being deleted; run the deletion again, then the clone"
+        ))),
+        TableState::Cloning => {
+            let is_same =
+                there.origins().first().map(String::as_str) == Some(source.lance_store().store().url().as_str());
+            match there.origin_checkpoint() {
+                Some(id) if is_same && options.checkpoint.is_none_or(|wanted| wanted == id) => Ok(Some(id)),
+                of => Err(Error::NotSupported(format!(
+                    "at {url} there is a clone that was not finished, of {} at checkpoint {}; run that again, or delete it",
+                    there.origins().first().map_or("another table", String::as_str),
+                    of.unwrap_or_default()
+                ))),
+            }
+        }
+    }
+}
+
+async fn from_checkpoint(
+    source: &BaseTable,
+    target: &LanceStore,
+    id: Uuid,
+    options: &CloneOptions,
+) -> Result<(BaseTable, CloneReport)> {
+    let checkpoint = checkpoint::find(source, id).await?;
+    let base = checkpoint::base_of(source, &checkpoint).await?;
+    let sources = stream::iter(checkpoint.shards.clone()).map(|part| {
+        let base = &base;
+        async move { CloneSource::read(base.shard(part.shard_id), part.id).await.map_err(|error| gone(base, id, error)) }
+    });
+    let sources: Vec<CloneSource> = sources.buffered(SHARDS_AT_ONCE).try_collect().await?;
+
+    let clone = create(&base, target, &checkpoint, &sources, options).await?;
+    let table_id = clone.table_id().ok_or_else(|| Error::Corrupt {
+        url: target.describe(None),
+        reason: "it is a clone without a table id".to_owned(),
+    })?;
+    let shards: Vec<(Shard, CloneSource)> =
+        sources.into_iter().map(|source| (clone.shard(name_in_clone(&base, table_id, &source)), source)).collect();
+    // Section 10: what the clone shares is pinned before anything of it is there for anybody; the shards first, since no pin is
+    // given for one that is being deleted (schedule 34).
+    let pinned = stream::iter(shards.clone()).map(|(shard, source)| {
+        let base = &base;
+        async move {
+            clone::begin(&shard, source.first_manifest(&shard)).await?;
+            clone::pin(&shard, &source).await.map_err(|error| gone(base, id, error))
+        }
+    });
+    pinned.buffered(SHARDS_AT_ONCE).try_collect::<()>().await?;
+    keep_base_versions(&base, table_id).await?;
+
+    let copied = stream::iter(shards).map(|(shard, source)| async move {
+        let copied = clone::copy_log(&shard, &source).await?;
+        clone::finish(&shard, &copied).await?;
+        Ok::<_, Error>(copied)
+    });
+    let copied: Vec<ClonedLog> = copied.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    let clone = clone.become_state(TableState::Ready).await?;
+    let report = CloneReport {
+        checkpoint: id,
+        base_version: checkpoint.base_version,
+        shards: copied.len() as u64,
+        log_entries: copied.iter().map(|log| log.entries).sum(),
+        log_bytes: copied.iter().map(|log| log.bytes).sum(),
+    };
+    Ok((clone, report))
+}
+
+fn gone(base: &BaseTable, id: Uuid, error: WalError) -> Error {
+    match error {
+        WalError::NoCheckpoint { state, .. } => checkpoint::none(base, id, state),
+        other => other.into(),
+    }
+}
+
+/// The clone's dataset: created, or the one that another run has created.
+async fn create(
+    base: &BaseTable,
+    target: &LanceStore,
+    checkpoint: &TableCheckpoint,
+    sources: &[CloneSource],
+    options: &CloneOptions,
+) -> Result<BaseTable> {
+    let there = || BaseTable::open_in_any_state(target, options.wal_store.clone());
+    let is_there = match there().await {
+        Ok(_) => true,
+        Err(Error::TableNotFound { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    if !is_there {
+        let table_id = target.store().surroundings().fresh_id();
+        let of = |source: &CloneSource| (source.shard.id(), name_in_clone(base, table_id, source));
+        let shards: BTreeMap<ShardId, ShardId> = sources.iter().map(of).collect();
+        let clone =
+            CloneOf { table_id, checkpoint: checkpoint.id, shards: &shards, wal_store: options.wal_store.as_ref() };
+        base.create_clone(target, &clone).await?;
+    }
+    // Somebody else may have been faster, with whatever.
+    let there = there().await?;
+    match there.state()? == TableState::Cloning && there.origin_checkpoint() == Some(checkpoint.id) {
+        true => Ok(there),
+        false => Err(Error::TableExists { url: target.describe(None) }),
+    }
+}
+
+/// The name of a shard's clone. It derives from the clone's table id, which is fresh: names of an earlier clone at the same place do not
+/// come back (schedule 21), and a repeated run finds those of the first.
+fn name_in_clone(base: &BaseTable, table_id: Uuid, source: &CloneSource) -> ShardId {
+    let (id, manifest): (ShardId, &ShardManifest) = (source.shard.id(), &source.checkpoint.manifest);
+    let value = base.shard_value(id, Some(manifest));
+    let derives = base.derived_id(&value).is_ok_and(|derived| derived == id);
+    let derived = derives.then(|| shard_id_for(table_id, &value)).flatten();
+    derived.unwrap_or_else(|| shard_id_of_name(table_id, &format!("clone of {id}")))
+}
+
+/// Tags the base versions whose files the clone shares: that of its source, and those of the tables that its source was cloned from.
+async fn keep_base_versions(base: &BaseTable, table_id: Uuid) -> Result<()> {
+    let tag = tag_of(table_id);
+    let given_up = || Error::Corrupt {
+        url: base.lance_store().describe(None),
+        reason: format!("its tag `{tag}` was deleted while a clone was made; make the clone again"),
+    };
+    base.keep(&tag).await?.ok_or_else(given_up)?;
+    let Some(own_id) = base.table_id() else {
+        return Ok(());
+    };
+    for url in base.origins() {
+        let ancestor = BaseTable::open_in_any_state(&base.lance_store().of_table(&url)?, None).await?;
+        let held = ancestor.at_tag(&tag_of(own_id)).await?.ok_or_else(|| Error::Corrupt {
+            url: url.clone(),
+            reason: format!(
+                "it has no tag `{}`: the clone at {} shares files with a version that may be gone",
+                tag_of(own_id),
+                base.lance_store().describe(None)
+            ),
+        })?;
+        held.keep(&tag).await?.ok_or_else(given_up)?;
+    }
+    Ok(())
+}
