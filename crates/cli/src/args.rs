@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::checkpoints::{
     CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, CloneArgs,
-    DeleteArgs, Scope,
+    DeleteArgs, ReshardArgs, Scope,
 };
 use crate::input::Format;
 
@@ -75,6 +75,10 @@ pub(crate) enum Verb {
     Clone(CloneArgs),
     /// Delete a table, or a clone that was not finished; refused while a checkpoint is live or a clone shares its files
     Delete(DeleteArgs),
+    /// Give a table that is sharded by buckets more of them; no SSTable is copied, readers go on
+    Split(ReshardArgs),
+    /// Give it fewer buckets again
+    Join(ReshardArgs),
     /// Print one line per entry of the write-ahead log
     Tail(TailArgs),
     /// Print the state of every shard and of the base table as JSON; a shard that Lance wrote to is unadopted until

@@ -203,6 +203,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::TableNotFound { .. } => {
             (Exit::Table, Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"))
         }
+        E::TableNotReady { .. } => (Exit::Table, None),
         E::NoCheckpoint { .. } => (Exit::Table, Some("`fencepost checkpoint list T` shows those that are there")),
         E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),
@@ -212,6 +213,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         }
         E::TooLarge { .. } => (Exit::Input, Some("ingest with a smaller --batch-rows")),
         E::ShardNotOpened { source, .. } => judge_engine(source),
+        E::Resharded { .. } => (Exit::Fenced, Some("run the command again: it opens the table with its new shards")),
         E::PartlyWritten { source, .. } => match judge_engine(source) {
             fenced @ (Exit::Fenced, _) => fenced,
             (exit, _) => (

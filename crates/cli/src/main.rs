@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Verb};
 use crate::error::{CliError, Result};
+use crate::verbs::reshard::Direction;
 
 /// The variable that sets what is logged to stderr.
 const LOG_VARIABLE: &str = "FENCEPOST_LOG";
@@ -47,6 +48,8 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Checkpoint(verb) => verbs::checkpoint::run(verb).await,
         Verb::Clone(args) => verbs::clone::run(args).await,
         Verb::Delete(args) => verbs::clone::delete(args).await,
+        Verb::Split(args) => verbs::reshard::run(args, Direction::Split).await,
+        Verb::Join(args) => verbs::reshard::run(args, Direction::Join).await,
         Verb::Tail(args) => verbs::tail::run(args).await,
         Verb::Inspect(args) => verbs::inspect::run(args).await,
         Verb::Flush(args) => verbs::flush::run(args).await,

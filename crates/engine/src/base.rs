@@ -5,6 +5,7 @@
 mod clone;
 mod create;
 mod indexes;
+mod layout;
 mod settle;
 mod shard_ids;
 mod state;
@@ -31,8 +32,11 @@ use uuid::Uuid;
 
 pub(crate) use self::clone::CloneOf;
 pub(crate) use self::indexes::IndexCoverage;
+pub(crate) use self::layout::Resharding;
 use self::shard_ids::TableSpec;
-pub(crate) use self::shard_ids::{shard_id_for, shard_id_of_name};
+#[cfg(test)]
+use self::shard_ids::shard_id_for;
+pub(crate) use self::shard_ids::shard_id_of_name;
 pub(crate) use self::state::TableState;
 use self::table_id::{TABLE_ID_KEY, table_id};
 use self::wal_store::WalStore;
@@ -85,16 +89,8 @@ impl BaseTable {
     /// table whose sharding or columns we do not know.
     pub(crate) async fn open(store: &LanceStore, wal_store: Option<Store>) -> Result<Self> {
         let base = Self::open_in_any_state(store, wal_store).await?;
-        match base.state()? {
-            TableState::Ready => Ok(base),
-            TableState::Cloning => {
-                let source = base.origins().first().cloned().unwrap_or_default();
-                let reason =
-                    format!("it is a clone of {source} that was not finished; run the same clone again, or delete it");
-                Err(not_found(store, &reason))
-            }
-            TableState::Deleting => Err(not_found(store, "it is being deleted; run the deletion again")),
-        }
+        base.check_ready()?;
+        Ok(base)
     }
 
     /// As [`open`](Self::open), also a table that is not there yet, or not any more, for everybody.
@@ -110,7 +106,31 @@ impl BaseTable {
     }
 
     /// The latest version of the same table.
+    ///
+    /// # Errors
+    /// [`Error::TableNotReady`] if it was deleted, or another one stands there now.
     pub(crate) async fn refreshed(&self) -> Result<Self> {
+        let latest = self.in_any_state().await?;
+        if latest.state()? == TableState::Deleting {
+            latest.check_ready()?;
+        }
+        Ok(latest)
+    }
+
+    /// As [`refreshed`](Self::refreshed), also a table that is being deleted.
+    pub(crate) async fn in_any_state(&self) -> Result<Self> {
+        let latest = self.newest_version().await?;
+        // An adoption gives an id to a table that has none.
+        match self.table_id.is_none_or(|id| latest.table_id == Some(id)) {
+            true => Ok(latest),
+            false => Err(Error::TableNotReady {
+                url: self.store.describe(None),
+                reason: "another table was made there since this handle was opened; open it again".to_owned(),
+            }),
+        }
+    }
+
+    async fn newest_version(&self) -> Result<Self> {
         let mut dataset = self.dataset.clone();
         dataset
             .checkout_latest()
@@ -134,7 +154,7 @@ impl BaseTable {
         types::refuse_special_columns(dataset.schema())?;
         let table_id = table_id(store, &dataset)?;
         let spec = shard_ids::parse_spec(store, &dataset, &details)?;
-        let derived = |value: ShardValue| Some((shard_id_for(table_id?, &value)?, value));
+        let derived = |value: ShardValue| Some((spec.shard_id(table_id?, &value)?, value));
         let fixed: Vec<(ShardId, ShardValue)> = spec.fixed_values().into_iter().filter_map(derived).collect();
         let fixed_by_id = (0..).zip(&fixed).map(|(n, (id, _))| (*id, n)).collect();
         let primary_key = dataset.schema().unenforced_primary_key().iter().map(|field| field.name.clone()).collect();
@@ -220,13 +240,18 @@ impl BaseTable {
     /// # Errors
     /// [`Error::NotSupported`] for a table that was not adopted.
     pub(crate) fn derived_id(&self, value: &ShardValue) -> Result<ShardId> {
-        let derived = self.table_id.and_then(|table_id| shard_id_for(table_id, value));
+        let derived = self.table_id.and_then(|table_id| self.spec.shard_id(table_id, value));
         derived.ok_or_else(|| self.not_adopted(value))
+    }
+
+    /// The id that the shard of a value has in another table of the same layout.
+    pub(crate) fn id_in_table(&self, table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
+        self.spec.shard_id(table_id, value)
     }
 
     /// The first manifest of the shard of a value.
     pub(crate) fn first_manifest(&self, id: ShardId, value: &ShardValue) -> ShardManifest {
-        self.spec.first_manifest(id, value)
+        self.spec.first_manifest(id, value).of_table(self.table_id)
     }
 
     /// The answer to who needs a shard that is not there and cannot be named.

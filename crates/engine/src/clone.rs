@@ -10,7 +10,7 @@ use fencepost_wal::{Error as WalError, Shard, ShardId, ShardManifest, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use crate::base::{BaseTable, CloneOf, TableState, shard_id_for, shard_id_of_name};
+use crate::base::{BaseTable, CloneOf, TableState, shard_id_of_name};
 use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
@@ -46,7 +46,7 @@ pub struct CloneReport {
     pub log_bytes: u64,
 }
 
-pub(crate) fn tag_of(table_id: Uuid) -> String {
+fn tag_of(table_id: Uuid) -> String {
     format!("{TAG_PREFIX}{}", table_id.as_hyphenated())
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn clone_to(
     source: &BaseTable,
     target: &Store,
     options: &CloneOptions,
-    pinner: &Pinner,
+    pinner: &Pinner<'_>,
 ) -> Result<(BaseTable, CloneReport)> {
     refuse_place(source.lance_store().store(), target)?;
     let lance = LanceStore::new(target);
@@ -104,9 +104,12 @@ async fn begun(source: &BaseTable, target: &LanceStore, options: &CloneOptions) 
     let url = target.describe(None);
     match there.state()? {
         TableState::Ready => Err(Error::TableExists { url }),
-        TableState::Deleting => Err(Error::NotSupported(format!(
-            "the table at {url} is being deleted; run the deletion again, then the clone"
-        ))),
+        TableState::Deleting => Err(Error::TableNotReady {
+            url,
+            reason: "it was deleted, and what is left of it stops whoever has stalled since before; choose another place, or delete it with \
+                     `--purge`, which asserts that nobody has"
+                .to_owned(),
+        }),
         TableState::Cloning => {
             let is_same =
                 there.origins().first().map(String::as_str) == Some(source.lance_store().store().url().as_str());
@@ -148,12 +151,22 @@ async fn from_checkpoint(
     let pinned = stream::iter(shards.clone()).map(|(shard, source)| {
         let base = &base;
         async move {
-            clone::begin(&shard, source.first_manifest(&shard)).await?;
+            clone::begin(&shard, source.first_manifest(&shard).of_table(Some(table_id))).await?;
             clone::pin(&shard, &source).await.map_err(|error| gone(base, id, error))
         }
     });
     pinned.buffered(SHARDS_AT_ONCE).try_collect::<()>().await?;
     keep_base_versions(&base, table_id).await?;
+    // It may have been given up meanwhile: what was pinned after that is released here, since nobody else would.
+    if let Err(error) = clone.refreshed().await {
+        for (shard, source) in &shards {
+            for place in source.places() {
+                fencepost_wal::checkpoint::release(&place.open(source.shard.store())?, shard.id()).await?;
+            }
+        }
+        release_base_versions(&clone).await?;
+        return Err(error);
+    }
 
     let copied = stream::iter(shards).map(|(shard, source)| async move {
         let copied = clone::copy_log(&shard, &source).await?;
@@ -215,8 +228,23 @@ fn name_in_clone(base: &BaseTable, table_id: Uuid, source: &CloneSource) -> Shar
     let (id, manifest): (ShardId, &ShardManifest) = (source.shard.id(), &source.checkpoint.manifest);
     let value = base.shard_value(id, Some(manifest));
     let derives = base.derived_id(&value).is_ok_and(|derived| derived == id);
-    let derived = derives.then(|| shard_id_for(table_id, &value)).flatten();
+    let derived = derives.then(|| base.id_in_table(table_id, &value)).flatten();
     derived.unwrap_or_else(|| shard_id_of_name(table_id, &format!("clone of {id}")))
+}
+
+/// Gives up the tags of a clone.
+pub(crate) async fn release_base_versions(clone: &BaseTable) -> Result<()> {
+    let Some(table_id) = clone.table_id() else {
+        return Ok(());
+    };
+    for url in clone.origins() {
+        match BaseTable::open_in_any_state(&clone.lance_store().of_table(&url)?, None).await {
+            Ok(origin) => origin.release(&tag_of(table_id)).await?,
+            Err(Error::TableNotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Tags the base versions whose files the clone shares: that of its source, and those of the tables that its source was cloned from.

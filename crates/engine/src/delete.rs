@@ -1,14 +1,17 @@
-//! Deleting a table (end of protocol section 10): first every shard says so, which is refused while anybody holds a moment of one;
-//! then the objects go, and the table's own pins on others last. It may be repeated after a crash.
+//! Deleting a table (end of protocol section 10): the base table says so first, then every shard, which is refused while anybody holds a
+//! moment of one; then the objects go, and the table's own pins on others last. It may be repeated after a crash.
 //!
-//! What stays: of each shard that had a writer the last manifest and the log's fences, a few objects of under 1 KiB. A writer that has
-//! stalled since before meets them and stops; without them it would go on in an empty folder, acknowledge what nobody reads, and bring a
-//! shard back that a new table at the same place would take for its own (schedule 21).
+//! What stays: the base table's last manifest, and of each shard its last manifest and the log's fences, objects of a few KiB. A writer that has
+//! stalled since before meets them and stops; so do a merger and another deleter. In an empty folder each of them would go on, and no
+//! look at what is there could tell it from the first to come (schedule 48). For the same reason no table is made at such a place until
+//! somebody asserts that nobody is left: `purge`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use fencepost_wal::delete::{mark_deleted, remove_folders, remove_log, sweep, tombstone, unmark_deleted};
-use fencepost_wal::{MEM_WAL_FOLDER, Shard, ShardManifest, Store, checkpoint};
+use fencepost_wal::delete::{
+    Marked, check_unpinned, mark_deleted, remove_folders, remove_log, sweep, tombstone, unmark_deleted,
+};
+use fencepost_wal::{MEM_WAL_FOLDER, OpenOptions, Shard, ShardId, Store, checkpoint};
 use object_store::path::Path;
 
 use crate::base::{BaseTable, TableState};
@@ -16,12 +19,22 @@ use crate::clone;
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
 
+/// What Lance and Fencepost put into a table's folder. Anything else there is somebody's own, and stays.
+const OWN_FOLDERS: [&str; 7] =
+    [MEM_WAL_FOLDER, "_versions", "_transactions", "_indices", "_deletions", "_refs", "data"];
+/// How often shards may appear while they are marked.
+const MAX_ROUNDS: usize = 16;
+
 /// How a table is deleted.
 #[derive(Debug, Clone, Default)]
 pub struct DeleteOptions {
     /// The WAL store of its logs, if it cannot be opened at the URL that is recorded.
     pub wal_store: Option<Store>,
-    /// Leave nothing behind. The caller asserts that no process which ever wrote to the table is still there, stalled as it may be.
+    /// Delete shards whose WAL store is lost. The caller asserts that their writers are dead: one that only stalls, or does not see that the
+    /// store is lost, could go on acknowledging rows in it.
+    pub abandon_wal_store: bool,
+    /// Leave nothing behind, so that another table can be made at the place. The caller asserts that no process which ever worked on the
+    /// table is still there, stalled as it may be.
     pub purge: bool,
 }
 
@@ -31,95 +44,170 @@ pub struct DeleteOptions {
 pub struct DeleteReport {
     /// Objects that were deleted.
     pub objects: u64,
-    /// Objects that stay, so that a stalled writer meets them.
+    /// Objects that stay, so that whoever has stalled meets them.
     pub fences: u64,
 }
 
 pub(crate) async fn delete(store: &Store, options: &DeleteOptions) -> Result<DeleteReport> {
     let lance = LanceStore::new(store);
-    let (base, absent) = match BaseTable::open_in_any_state(&lance, options.wal_store.clone()).await {
-        Ok(base) => (Some(base), None),
-        // What an earlier run has left.
-        Err(error @ Error::TableNotFound { .. }) => (None, Some(error)),
+    let base = match BaseTable::open_in_any_state(&lance, options.wal_store.clone()).await {
+        Ok(base) => Some(base),
+        // A purge that died at its last step has left shards that were marked, and nothing else.
+        Err(error @ Error::TableNotFound { .. }) => match is_remains(store).await? {
+            true => None,
+            false => return Err(error),
+        },
         Err(error) => return Err(error),
     };
-    let marked = mark(store, base.as_ref(), options).await?;
-    let base = match base {
-        Some(base) => Some(base.become_state(TableState::Deleting).await?),
-        None => None,
+    let open = OpenOptions { abandon_wal_store: options.abandon_wal_store, ..OpenOptions::default() };
+    let (base, marked) = match base {
+        Some(base) => {
+            let (base, marked) = mark(&base, &open).await?;
+            (Some(base), marked)
+        }
+        None => (None, mark_all(&Place::Store(store, options.wal_store.as_ref()), &open, &mut Vec::new()).await?),
     };
     let mut kept: HashSet<Path> = HashSet::new();
+    if let Some(base) = base.as_ref().filter(|_| !options.purge) {
+        kept.insert(base.dataset().manifest_location().path.clone());
+    }
     let mut report = DeleteReport::default();
-    for (shard, manifest) in &marked {
-        let stays = if options.purge { Vec::new() } else { tombstone(shard, manifest).await? };
-        report.objects += remove_log(shard, manifest, &stays).await?;
+    for (shard, found) in &marked {
+        let stays = if options.purge { Vec::new() } else { tombstone(shard, &found.manifest).await? };
+        report.objects += remove_log(shard, &found.manifest, &stays).await?;
         kept.extend(stays);
     }
     // What says whose pins are to be released stays until they are.
-    let is_needed = |path: &Path| is_manifest(store, path) || kept.contains(path);
+    let is_needed = |path: &Path| !is_own(store, path) || is_manifest(store, path) || kept.contains(path);
     report.objects += sweep(store, store.root(), is_needed).await?;
     release(&lance, base.as_ref(), &marked).await?;
-    report.objects += sweep(store, store.root(), |path| kept.contains(path)).await?;
+    report.objects += sweep(store, store.root(), |path| !is_own(store, path) || kept.contains(path)).await?;
     report.fences = kept.len() as u64;
-    remove_folders(store, options.purge).await?;
-    match absent {
-        Some(error) if report.objects == 0 => Err(error),
+    remove_folders(store, &OWN_FOLDERS, options.purge).await?;
+    match base {
+        Some(_) if report.objects == 0 => Err(Error::TableNotFound {
+            url: lance.describe(None),
+            reason: "it was deleted; `--purge` deletes what is left of it".to_owned(),
+        }),
         _ => Ok(report),
     }
 }
 
+/// The folders of an object's path below the table's root.
+fn below(store: &Store, path: &Path) -> Vec<String> {
+    path.prefix_match(store.root()).into_iter().flatten().map(|part| part.as_ref().to_owned()).collect()
+}
+
+fn is_own(store: &Store, path: &Path) -> bool {
+    below(store, path).first().is_some_and(|first| OWN_FOLDERS.contains(&first.as_str()))
+}
+
 /// Whether an object is a manifest of a shard, or of the dataset.
 fn is_manifest(store: &Store, path: &Path) -> bool {
-    let Some(below) = path.prefix_match(store.root()) else {
-        return false;
-    };
-    let parts: Vec<_> = below.map(|part| part.as_ref().to_owned()).collect();
-    match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match below(store, path).iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["_versions", ..] => true,
         [MEM_WAL_FOLDER, _, folder, ..] => *folder == "manifest",
         _ => false,
     }
 }
 
-/// All shards, or none.
-async fn mark(store: &Store, base: Option<&BaseTable>, options: &DeleteOptions) -> Result<Vec<(Shard, ShardManifest)>> {
-    let mut marked: Vec<(Shard, ShardManifest)> = Vec::new();
-    for id in Shard::list(store).await? {
-        let shard = match (base, &options.wal_store) {
-            (Some(base), _) => base.shard(id),
-            (None, Some(wal_store)) => Shard::new(store.clone(), id).with_wal_store(wal_store.clone()),
-            (None, None) => Shard::new(store.clone(), id),
-        };
-        match mark_deleted(&shard).await {
-            Ok(manifest) => marked.extend(manifest.map(|manifest| (shard, manifest))),
-            Err(error) => {
-                // Objects go only when all shards are marked, so nothing is lost yet.
-                for (shard, _) in &marked {
-                    unmark_deleted(shard).await?;
-                }
-                return Err(error.into());
-            }
+/// Whether there are shards that were marked, and no others.
+async fn is_remains(store: &Store) -> Result<bool> {
+    let shards = Shard::list(store).await?;
+    for id in &shards {
+        let latest = fencepost_wal::ManifestStore::new(Shard::new(store.clone(), *id)).latest_certain().await?;
+        if latest.is_some_and(|manifest| !manifest.is_deleted()) {
+            return Ok(false);
         }
     }
-    Ok(marked)
+    Ok(!shards.is_empty())
+}
+
+/// What the shards are found by.
+enum Place<'a> {
+    Table(&'a BaseTable),
+    Store(&'a Store, Option<&'a Store>),
+}
+
+impl Place<'_> {
+    fn store(&self) -> &Store {
+        match self {
+            Self::Table(base) => base.lance_store().store(),
+            Self::Store(store, _) => store,
+        }
+    }
+
+    fn shard(&self, id: ShardId) -> Shard {
+        match self {
+            Self::Table(base) => base.shard(id),
+            Self::Store(store, Some(wal_store)) => {
+                Shard::new((*store).clone(), id).with_wal_store((*wal_store).clone())
+            }
+            Self::Store(store, None) => Shard::new((*store).clone(), id),
+        }
+    }
+}
+
+/// Marks the base table and all shards, or nothing.
+async fn mark(base: &BaseTable, open: &OpenOptions) -> Result<(BaseTable, Vec<(Shard, Marked)>)> {
+    let before = base.state()?;
+    if before != TableState::Deleting {
+        // Before anybody is fenced.
+        for id in Shard::list(base.lance_store().store()).await? {
+            check_unpinned(&base.shard(id)).await?;
+        }
+    }
+    // From here on nobody opens the table, clones it, makes a checkpoint of it or gives it another shard.
+    let deleting = base.become_state(TableState::Deleting).await?;
+    let mut marked = Vec::new();
+    match mark_all(&Place::Table(&deleting), open, &mut marked).await {
+        Ok(marked) => Ok((deleting.in_any_state().await?, marked)),
+        Err(error) => {
+            // Objects go only when all shards are marked. What this call has not marked is not its own to take back.
+            if before != TableState::Deleting {
+                for (shard, found) in marked.iter().filter(|(_, found)| found.newly) {
+                    unmark_deleted(shard, found.manifest.version).await?;
+                }
+                deleting.become_state(before).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Marks shards until a LIST shows no other ones. Those of an error are in `marked`.
+async fn mark_all(
+    place: &Place<'_>,
+    open: &OpenOptions,
+    marked: &mut Vec<(Shard, Marked)>,
+) -> Result<Vec<(Shard, Marked)>> {
+    let mut seen = BTreeSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let new: Vec<ShardId> = Shard::list(place.store()).await?.into_iter().filter(|id| seen.insert(*id)).collect();
+        if new.is_empty() {
+            return Ok(std::mem::take(marked));
+        }
+        for id in new {
+            let shard = place.shard(id);
+            let found = mark_deleted(&shard, open).await?;
+            marked.extend(found.map(|found| (shard, found)));
+        }
+    }
+    Err(Error::NotSupported(format!(
+        "shards were added to {} {MAX_ROUNDS} times while it was deleted; try again",
+        place.store().url()
+    )))
 }
 
 /// Gives up the pins on every table whose files this one shared. A table that is gone holds none.
-async fn release(lance: &LanceStore, base: Option<&BaseTable>, shards: &[(Shard, ShardManifest)]) -> Result<()> {
-    for (shard, manifest) in shards {
-        for place in manifest.origin().map_or(&[][..], |origin| &origin.pins) {
+async fn release(lance: &LanceStore, base: Option<&BaseTable>, shards: &[(Shard, Marked)]) -> Result<()> {
+    for (shard, found) in shards {
+        for place in found.manifest.origin().map_or(&[][..], |origin| &origin.pins) {
             checkpoint::release(&place.open(lance.store())?, shard.id()).await?;
         }
     }
-    let Some((base, table_id)) = base.and_then(|base| Some((base, base.table_id()?))) else {
-        return Ok(());
-    };
-    for url in base.origins() {
-        match BaseTable::open_in_any_state(&lance.of_table(&url)?, None).await {
-            Ok(origin) => origin.release(&clone::tag_of(table_id)).await?,
-            Err(Error::TableNotFound { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    match base {
+        Some(base) => clone::release_base_versions(base).await,
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use fencepost_wal::{Error as WalError, Generation, Outcome, Position, Shard};
 
-use crate::sharding::ShardValue;
+use crate::sharding::{ShardValue, Sharding};
 
 /// Result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,6 +46,15 @@ pub enum Error {
         /// Where a table was looked for.
         url: String,
         /// What was found instead.
+        reason: String,
+    },
+
+    /// What is at this URL is no table yet, or none any more.
+    #[error("the table at {url} cannot be opened: {reason}")]
+    TableNotReady {
+        /// The table.
+        url: String,
+        /// It is a clone that was not finished, or it was deleted; and what to do.
         reason: String,
     },
 
@@ -127,6 +136,24 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// The table has other shards now, or is about to: this writer came too late.
+    #[error(
+        "the table at {url} {} sharded `{sharding}`: {source}; open the table again{}",
+        if *.is_done { "is now" } else { "is about to be" },
+        if *.is_done { "" } else { " when that is done, or ask for it again if its process died (`fencepost split`, `join`, or `split --abort`)" }
+    )]
+    Resharded {
+        /// The table.
+        url: String,
+        /// What it is sharded by, or will be.
+        sharding: Sharding,
+        /// Whether that is done.
+        is_done: bool,
+        /// What the writer met.
+        #[source]
+        source: Box<Error>,
+    },
+
     /// What is on storage contradicts itself.
     #[error("the table at {url} is damaged: {reason}")]
     Corrupt {
@@ -144,6 +171,7 @@ impl Error {
         match self {
             Error::Wal(e) => e.outcome(),
             Error::PartlyWritten { .. } => Outcome::Unknown,
+            Error::Resharded { source, .. } => source.outcome(),
             Error::FlushFailed { .. } => Outcome::Written,
             _ => Outcome::NotWritten,
         }

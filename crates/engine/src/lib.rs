@@ -41,6 +41,7 @@
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | keep a moment of it, and read it as it was then | [`Table::checkpoint`], [`Table::provider_at`] |
 //! | fork it, and give a fork up | [`Table::clone_to`], [`Table::delete`] |
+//! | split its buckets, or join them | [`Table::reshard`] |
 //! | see where it stands | [`Table::inspect`] |
 //! | prove that it is whole | [`Table::verify`] |
 //! | write to a table that Lance made | [`Table::adopt`], [`Table::shard_writer`] |
@@ -65,6 +66,7 @@ mod lance_store;
 mod memtable;
 mod merge;
 mod read;
+mod reshard;
 mod rows;
 mod sharding;
 mod shards;
@@ -82,6 +84,7 @@ pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
+pub use reshard::ReshardReport;
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
 pub use verify::{ShardVerification, Verification, VerifyProgress};

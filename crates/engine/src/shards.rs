@@ -30,10 +30,38 @@ pub(crate) async fn list(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
     Ok(Shard::list(base.lance_store().store()).await?.into_iter().collect())
 }
 
-/// The newest manifest of a shard that is there for everybody: not one that is being deleted, nor a clone that is not finished.
+/// The newest manifest of a shard that is there for everybody: not one that is being deleted, nor a clone that is not finished, nor one of
+/// another layout.
 pub(crate) async fn latest(base: &BaseTable, id: ShardId) -> Result<Option<ShardManifest>> {
-    let latest = manifests(base, id).latest().await?;
-    Ok(latest.filter(|manifest| manifest.is_initialized() && !manifest.is_deleted()))
+    match manifests(base, id).latest().await? {
+        Some(manifest) => Ok(is_there(base, &manifest)?.then_some(manifest)),
+        None => Ok(None),
+    }
+}
+
+/// Whether a shard is there for everybody who has read this base version before.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a shard that is marked as deleted while the table is not: its rows would be missing in silence.
+pub(crate) fn is_there(base: &BaseTable, manifest: &ShardManifest) -> Result<bool> {
+    if is_of_another_table(base, manifest) {
+        return Ok(false);
+    }
+    match manifest.is_deleted() {
+        true => Err(Error::Corrupt {
+            url: base.lance_store().describe(None),
+            reason: format!(
+                "shard {} is marked as deleted, and the table is not: a deletion was refused or died half way; run it again",
+                manifest.shard_id
+            ),
+        }),
+        false => Ok(manifest.is_initialized() && base.is_of_layout(manifest)),
+    }
+}
+
+/// Whether a shard was left at this place by another table.
+pub(crate) fn is_of_another_table(base: &BaseTable, manifest: &ShardManifest) -> bool {
+    manifest.table_id().is_some_and(|id| base.table_id() != Some(id))
 }
 
 /// A shard that the base version knows and a LIST after it does not: the table moved on in between (section 9).

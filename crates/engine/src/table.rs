@@ -24,6 +24,7 @@ use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
 use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
+use crate::reshard::{self, ReshardReport};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
 use crate::verify::{self, Verification, VerifyProgress};
@@ -178,6 +179,7 @@ impl Table {
             };
             // A creation may have died before it made the last shards.
             shards::make(&base, shard, value).await?;
+            base.refreshed().await?;
         }
         ShardWriter::open(base, Arc::clone(&self.cache), self.shard(shard), config).await
     }
@@ -278,6 +280,29 @@ impl Table {
         let pinner = Pinner::Anybody(Arc::clone(&self.cache), Box::default());
         let (base, report) = clone::clone_to(&self.base, &target, options, &pinner).await?;
         Ok((Self::of(target, base), report))
+    }
+
+    /// Gives a table that is sharded by buckets another number of them: more by a power of two (a split) or less (a join). No SSTable is copied: the new
+    /// shards list those of the old ones, each with the rows that are its own, until they are merged.
+    ///
+    /// Every shard is taken over, flushed and sealed; its writer is fenced, and told the new layout ([`Error::Resharded`]). Readers go on: they see the
+    /// old layout until one commit of the base table switches to the new one, and nothing in between. A call that died leaves one or
+    /// the other; until it is repeated with the same number, or [given up](Self::give_up_resharding), no shard that it has sealed takes a
+    /// writer.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for another sharding; [`Error::InvalidOptions`] for a number that is no multiple or part by a power of two;
+    /// errors of taking a shard over and flushing it.
+    pub async fn reshard(&self, buckets: u32, config: WriterConfig) -> Result<ReshardReport> {
+        reshard::reshard(&self.base, &self.cache, buckets, &config).await
+    }
+
+    /// Gives up a [`reshard`](Self::reshard) that was not finished: the table stays as it was, and takes writers again. False: none was under way.
+    ///
+    /// # Errors
+    /// Errors of committing; it may be repeated.
+    pub async fn give_up_resharding(&self) -> Result<bool> {
+        reshard::give_up(&self.base).await
     }
 
     /// Where the table was cloned from; `None`: it is no clone.

@@ -14,8 +14,9 @@ use crate::entry::{WriterIdentity, decode, encode_sentinel};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Position};
 use crate::log::Log;
-use crate::manifest::{Extension, ManifestStore, Origin, ShardManifest, ShardPlace, SsTable, SsTableBase};
+use crate::manifest::{Extension, ManifestStore, Origin, ShardManifest, ShardPlace, ShardStatus, SsTable, SsTableBase};
 use crate::shard::Shard;
+use crate::slot::read_entry;
 use crate::wal_store::{WalStoreRef, identify};
 
 /// Entries that are copied at once.
@@ -103,6 +104,38 @@ impl CloneSource {
     }
 }
 
+/// The first manifest of a shard that shares SSTables of others of its own table and has a log of its own, empty: what a split or a
+/// join makes. It takes no writer before it is unsealed.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] without a source.
+pub fn manifest_of_parts(
+    mut first: ShardManifest,
+    sources: &[CloneSource],
+    sstables: Vec<SsTable>,
+) -> Result<ShardManifest> {
+    let Some(source) = sources.first() else {
+        return Err(Error::InvalidArgument(format!("shard {} is made of no other", first.shard_id)));
+    };
+    let mut seen = BTreeSet::new();
+    let pins = sources.iter().flat_map(CloneSource::places).filter(|place| seen.insert(place.clone())).collect();
+    first.status = ShardStatus::Sealed;
+    if let Some(last) = sstables.last() {
+        first.current_generation = last.generation.next()?;
+    }
+    first.sstables = sstables;
+    let origin = Origin {
+        place: ShardPlace::of(&source.shard),
+        checkpoint: source.checkpoint.id,
+        after: Position::ZERO,
+        initialized: true,
+        pins,
+        unknown: Vec::new(),
+    };
+    first.extension.get_or_insert_with(Extension::default).origin = Some(origin);
+    Ok(first)
+}
+
 /// Step 2: the clone's first manifest, unless it is there. What was begun by another run is gone on with.
 ///
 /// # Errors
@@ -112,6 +145,9 @@ pub async fn begin(target: &Shard, first: ShardManifest) -> Result<()> {
     let wanted = first.origin().map(|origin| (origin.place.clone(), origin.checkpoint));
     manifests.initialize(first).await?;
     let there = manifests.latest_existing().await?;
+    if there.is_deleted() {
+        return Err(Error::ShardClosed { shard: target.id(), state: "deleted" });
+    }
     match there.origin().map(|origin| (origin.place.clone(), origin.checkpoint)) == wanted {
         true => Ok(()),
         false => Err(Error::InvalidArgument(format!(
@@ -191,7 +227,7 @@ pub async fn copy_log(target: &Shard, source: &CloneSource) -> Result<ClonedLog>
         async move {
             let bytes = entry_of(source, from, position).await?;
             let size = bytes.len() as u64;
-            to.store().create_own(&to.entry_path(position), bytes).await?;
+            put_copy(source, to, position, bytes).await?;
             Ok::<_, Error>(size)
         }
     });
@@ -222,6 +258,20 @@ async fn entry_of(source: &CloneSource, from: &Result<Log>, position: Position) 
     match entry.writer_epoch <= source.manifest().writer_epoch {
         true => Ok(bytes),
         false => Err(Error::corrupt(object, "its epoch is above that of the manifest that the checkpoint pinned")),
+    }
+}
+
+/// Puts an entry of the copy. Where no rows ever stood, an earlier run may have put a sentinel because the entry was gone, or the entry
+/// because it was there: both are as good.
+async fn put_copy(source: &CloneSource, to: &Log, position: Position, bytes: Bytes) -> Result<()> {
+    let path = to.entry_path(position);
+    let put = to.store().create_own(&path, bytes).await;
+    match (put, checkpoint::proven_empty(&source.checkpoint, position)) {
+        (Err(Error::Corrupt { .. }), Some(fence)) => match read_entry(to, position).await? {
+            Some(entry) if entry.writer_epoch == fence.epoch => to.store().settle(&path).await,
+            _ => Err(Error::corrupt(path, "it is no copy of the source's entry")),
+        },
+        (put, _) => put,
     }
 }
 

@@ -6,8 +6,10 @@ use std::path::Path as FilePath;
 
 use object_store::path::Path;
 
+use crate::adopt::inherit;
 use crate::claim::{OpenOptions, open};
 use crate::error::{Error, Result};
+use crate::ids::ManifestVersion;
 use crate::log::Log;
 use crate::manifest::{Extension, ManifestStore, ShardManifest};
 use crate::shard::Shard;
@@ -16,54 +18,105 @@ use crate::store::Store;
 /// Objects that are deleted with one call.
 const DELETES_AT_ONCE: usize = 1000;
 
-/// Takes the shard over, if it can be opened, and marks it as deleted: nobody opens it, pins it or clones it any more. One that is marked
-/// already is left as it is; `None` if there is none.
-///
-/// # Errors
-/// [`Error::Pinned`] if a checkpoint is live or a clone needs it; [`Error::CommitUnknown`], after which it may be called again.
-pub async fn mark_deleted(shard: &Shard) -> Result<Option<ShardManifest>> {
-    let manifests = ManifestStore::new(shard.clone());
-    let Some(latest) = manifests.latest_certain().await? else {
-        return Ok(None);
-    };
-    if latest.is_deleted() {
-        return Ok(Some(latest));
-    }
-    refuse_pinned(shard, &latest)?;
-    // I3: its writer acknowledges nothing any more that would be gone. A damaged log, a lost store or a shard that takes no
-    // writer is no reason to keep it.
-    let options = OpenOptions { abandon_wal_store: true, ..OpenOptions::default() };
-    if let Err(error) = open(shard, &options).await {
-        tracing::debug!(shard = %shard.id(), %error, "a shard that is deleted cannot be opened");
-    }
-    let committed = manifests.commit(None, |mut next| {
-        let changed = refuse_pinned(shard, &next).and_then(|()| {
-            next.writer_epoch = next.writer_epoch.next()?;
-            let extension = next.extension.get_or_insert_with(Extension::default);
-            extension.writer_id = shard.store().surroundings().fresh_id();
-            extension.deleted = true;
-            Ok(next)
-        });
-        std::future::ready(changed)
-    });
-    Ok(Some(committed.await?.manifest))
+/// How often others may take the shard over while it is marked.
+const MAX_ROUNDS: usize = 16;
+
+/// A shard that was marked as deleted.
+#[derive(Debug, Clone)]
+pub struct Marked {
+    /// Its manifest.
+    pub manifest: ShardManifest,
+    /// Whether it was marked by this call, and not before.
+    pub newly: bool,
 }
 
-/// Takes back [`mark_deleted`]: another shard of the same table cannot be deleted.
+/// Refuses if somebody needs a moment of the shard, and says who. Writes nothing.
 ///
 /// # Errors
-/// Errors of committing.
-pub async fn unmark_deleted(shard: &Shard) -> Result<()> {
+/// [`Error::Pinned`]; errors of reading.
+pub async fn check_unpinned(shard: &Shard) -> Result<()> {
+    let manifests = ManifestStore::new(shard.clone());
+    match manifests.latest_certain().await? {
+        Some(latest) if !latest.is_deleted() => refuse_pinned(shard, &inherit(shard, &manifests, latest).await?),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the shard over, and marks it as deleted: nobody opens it, pins it or clones it any more. One that is marked
+/// already is left as it is; `None` if there is none. A shard that takes no writer (sealed, a clone that is not finished) or whose log is
+/// damaged is marked without being taken over.
+///
+/// # Errors
+/// [`Error::Pinned`] if a checkpoint is live or a clone needs it; errors of [`open`](crate::open()), among them
+/// [`Error::WalStoreMissing`] unless `abandon_wal_store`; after them and [`Error::CommitUnknown`] it may be called again.
+pub async fn mark_deleted(shard: &Shard, options: &OpenOptions) -> Result<Option<Marked>> {
+    let manifests = ManifestStore::new(shard.clone());
+    for _ in 0..MAX_ROUNDS {
+        let Some(latest) = manifests.latest_certain().await? else {
+            return Ok(None);
+        };
+        if latest.is_deleted() {
+            return Ok(Some(Marked { manifest: latest, newly: false }));
+        }
+        refuse_pinned(shard, &inherit(shard, &manifests, latest).await?)?;
+        let marked = match open(shard, options).await {
+            // I3: its writer acknowledges nothing any more that would be gone. By the owner: whoever claims it in between would not be fenced.
+            Ok(opened) => opened.tenure.mark_deleted().await,
+            Err(
+                Error::ShardClosed { .. }
+                | Error::CloneUnfinished { .. }
+                | Error::LogHole { .. }
+                | Error::Corrupt { .. }
+                | Error::Stranded { .. }
+                | Error::Unadopted { .. },
+            ) => mark_unowned(shard, &manifests).await,
+            Err(error) => Err(error),
+        };
+        match marked {
+            Ok(manifest) => return Ok(Some(Marked { manifest, newly: true })),
+            // Somebody took it over meanwhile.
+            Err(Error::Fenced { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Contention { shard: shard.id(), attempts: MAX_ROUNDS })
+}
+
+async fn mark_unowned(shard: &Shard, manifests: &ManifestStore) -> Result<ShardManifest> {
+    let committed = manifests.commit(None, |manifest| async move {
+        // Of a shard whose fields are all lost nobody knows the pins; its checkpoints' objects say.
+        let mut next = inherit(shard, manifests, manifest).await?;
+        refuse_pinned(shard, &next)?;
+        next.writer_epoch = next.writer_epoch.next()?;
+        let extension = next.extension.get_or_insert_with(Extension::default);
+        extension.writer_id = shard.store().surroundings().fresh_id();
+        extension.deleted = true;
+        Ok(next)
+    });
+    Ok(committed.await?.manifest)
+}
+
+/// Takes back a mark, on top of exactly the manifest that made it: another shard of the same table cannot be deleted.
+///
+/// # Errors
+/// [`Error::Contention`] if somebody has committed since; errors of committing.
+pub async fn unmark_deleted(shard: &Shard, version: ManifestVersion) -> Result<()> {
     let manifests = ManifestStore::new(shard.clone());
     let committed = manifests.commit(None, |mut next| {
-        next.extension.get_or_insert_with(Extension::default).deleted = false;
-        std::future::ready(Ok(next))
+        let changed = match next.version == version {
+            true => {
+                next.extension.get_or_insert_with(Extension::default).deleted = false;
+                Ok(next)
+            }
+            false => Err(Error::Contention { shard: shard.id(), attempts: 1 }),
+        };
+        std::future::ready(changed)
     });
     committed.await.map(|_| ())
 }
 
 /// Refuses if somebody needs a moment of the shard, and says who.
-fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
+pub(crate) fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
     let now = shard.store().surroundings().now();
     let Some(live) = manifest.checkpoints().iter().find(|c| c.is_live(now)) else {
         return Ok(());
@@ -81,7 +134,7 @@ fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
 }
 
 /// The objects of a shard that was marked which have to stay: its last manifest, and the fences of its log. A writer that has stalled
-/// since before meets them, and stops (I3). None for a shard that nobody has ever written to.
+/// since before meets them, and stops (I3).
 ///
 /// # Errors
 /// Errors of finding its log. A WAL store that is not there holds nothing.
@@ -135,31 +188,29 @@ pub async fn sweep(store: &Store, prefix: &Path, keep: impl Fn(&Path) -> bool) -
     Ok(doomed.len() as u64)
 }
 
-/// On `file://`: removes the folders below the store's root that hold nothing, or with `all` whatever is still there. Elsewhere there
-/// are no folders.
+/// On `file://`: removes the folders that hold nothing, from these names below the store's root down, and with `all` whatever half-made
+/// files are still in them; then the root, if that is empty. Elsewhere there are no folders.
 ///
 /// # Errors
 /// [`Error::Store`] if a folder that is to go cannot be removed.
-pub async fn remove_folders(store: &Store, all: bool) -> Result<()> {
+pub async fn remove_folders(store: &Store, names: &'static [&'static str], all: bool) -> Result<()> {
     let Some(root) = store.local_path(store.root()) else {
         return Ok(());
     };
-    let removed = tokio::task::spawn_blocking(move || match all {
-        true => std::fs::remove_dir_all(&root),
-        false => {
-            remove_empty(&root);
-            Ok(())
+    let removed = tokio::task::spawn_blocking(move || {
+        for folder in names.iter().map(|name| root.join(name)) {
+            match all {
+                true if folder.is_dir() => std::fs::remove_dir_all(&folder)?,
+                _ => remove_empty(&folder),
+            }
         }
+        let _ = std::fs::remove_dir(&root);
+        Ok(())
     });
-    let removed = removed.await.map_err(std::io::Error::other).and_then(|removed| removed);
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
-            let object = store.root().to_string();
-            Err(Error::Store { operation: "rmdir", object, source: std::sync::Arc::new(source) })
-        }
-        _ => Ok(()),
-    }
+    removed.await.map_err(std::io::Error::other).and_then(|removed| removed).map_err(|error| {
+        let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
+        Error::Store { operation: "rmdir", object: store.root().to_string(), source: std::sync::Arc::new(source) }
+    })
 }
 
 /// A folder that somebody is just writing into stays: it is not empty then.

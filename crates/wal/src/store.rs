@@ -165,7 +165,7 @@ impl Store {
             return Ok(store);
         }
         let parsed = parse_url(url).map_err(|reason| Error::InvalidUrl { url: url.to_owned(), reason })?;
-        if parsed.scheme() != self.url.scheme() || parsed.host_str() != self.url.host_str() {
+        if scheme_of(&parsed) != scheme_of(&self.url) || parsed.host_str() != self.url.host_str() {
             return Ok(Self::open(url, &HashMap::new())?.in_surroundings_of(self));
         }
         let root = match parsed.scheme() {
@@ -393,6 +393,15 @@ impl Store {
                 return Err(Error::Store { operation, object: path.to_string(), source: Arc::new(error) });
             }
         }
+    }
+}
+
+/// The scheme under its one name.
+fn scheme_of(url: &Url) -> &str {
+    match url.scheme() {
+        "s3a" => "s3",
+        "azure" => "az",
+        other => other,
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointOptions};
+use crate::delete::refuse_pinned;
 use crate::entry::WriterIdentity;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::{Liveness, MAX_IN_FLIGHT};
 use crate::log::Log;
-use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, SsTable};
+use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus, SsTable};
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 
@@ -245,6 +246,51 @@ impl Tenure {
             Ok(())
         })
         .await
+    }
+
+    /// Ends the tenure cleanly and seals the shard, which takes no writer from then on: R rises to `covers`, as by
+    /// [`publish`](Self::publish) without an SSTable. Whatever the commit answers, the handle never appends again. A shard is sealed by
+    /// its owner, whose claim has fenced the writer before (schedule 23).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn seal(&self, covers: Option<Position>) -> Result<ShardManifest> {
+        self.check()?;
+        // I5, schedule 11.
+        if let Some(covers) = covers.filter(|covers| *covers > self.acknowledged()) {
+            return Err(Error::InvalidArgument(format!(
+                "a seal cannot cover position {covers}: only {} is acknowledged",
+                self.acknowledged()
+            )));
+        }
+        let epoch = self.epoch();
+        let sealed = self
+            .commit("seal", |manifest| {
+                if let Some(covers) = covers {
+                    self.raise_replay_after(manifest, covers);
+                }
+                manifest.status = ShardStatus::Sealed;
+                extension(manifest).closed_cleanly_epoch = epoch;
+                Ok(())
+            })
+            .await;
+        self.stop(Error::Closed { shard: self.shared.shard.id() });
+        sealed
+    }
+
+    /// Marks the shard as deleted, unless somebody needs a moment of it. The handle never appends again, and nobody else opens the shard.
+    pub(crate) async fn mark_deleted(&self) -> Result<ShardManifest> {
+        let marked = self
+            .commit_derived("mark the shard as deleted", |mut next| {
+                let changed = refuse_pinned(self.shard(), &next).map(|()| {
+                    extension(&mut next).deleted = true;
+                    next
+                });
+                ready(changed)
+            })
+            .await;
+        self.stop(Error::Closed { shard: self.shared.shard.id() });
+        marked
     }
 
     /// Ends the tenure cleanly: nothing is in flight, everything accepted is acknowledged. Whatever the commit

@@ -1,10 +1,10 @@
-//! The arguments of `checkpoint`, `clone` and `delete`.
+//! The arguments of `checkpoint`, `clone`, `delete`, `split` and `join`.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{OutputArgs, StorageArgs, TableArgs, WalStoreArgs, duration, key_value};
+use super::{AbandonArgs, OutputArgs, StorageArgs, TableArgs, WalStoreArgs, duration, key_value};
 
 /// What a checkpoint has of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -125,9 +125,26 @@ pub(crate) struct CloneArgs {
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
-    /// Leave nothing behind: asserts that no process which ever wrote to the table is still there, stalled as it may be
+    #[command(flatten)]
+    pub(crate) abandon: AbandonArgs,
+    /// Leave nothing behind, so that another table can be made there: asserts that no process which ever worked on the table is still
+    /// there, stalled as it may be
     #[arg(long)]
     pub(crate) purge: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReshardArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Into how many shards each is split, or how many become one: a power of two
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub(crate) by: u32,
+    /// Give up a split or a join that was not finished: the table stays as it was
+    #[arg(long)]
+    pub(crate) abort: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -53,7 +53,9 @@ pub(crate) async fn run(args: CloneArgs) -> Result<()> {
 pub(crate) async fn delete(args: DeleteArgs) -> Result<()> {
     let (store, wal_store) = (table::store(&args.table)?, table::wal_store(&args.table)?);
     let url = store.url().to_string();
-    let report = Table::delete(store, &DeleteOptions { wal_store, purge: args.purge }).await?;
+    let abandon_wal_store = args.abandon.abandon_wal_store;
+    let options = DeleteOptions { wal_store, abandon_wal_store, purge: args.purge };
+    let report = Table::delete(store, &options).await?;
     let stays = match report.fences {
         0 => "nothing stays".to_string(),
         n => format!("{} stay for writers that may have stalled", plural(n, "small object")),

@@ -12,5 +12,6 @@ pub(crate) mod merge;
 pub(crate) mod probe;
 pub(crate) mod put;
 pub(crate) mod query;
+pub(crate) mod reshard;
 pub(crate) mod tail;
 pub(crate) mod verify;

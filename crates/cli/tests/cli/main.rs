@@ -17,6 +17,7 @@ mod gc;
 mod pipes;
 mod probe;
 mod python;
+mod reshard;
 mod round_trip;
 #[cfg(unix)]
 mod s3;

@@ -20,6 +20,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::BaseTable;
+use super::layout::RESHARDING_KEY;
 use super::state::{CHECKPOINT_KEY, ORIGINS_KEY, STATE_KEY, TableState};
 use super::table_id::TABLE_ID_KEY;
 use super::wal_store::WAL_STORE_KEY;
@@ -122,6 +123,7 @@ impl BaseTable {
         let mut config = self.dataset.config().clone();
         // Section 10: no WAL store is inherited.
         config.remove(WAL_STORE_KEY);
+        config.remove(RESHARDING_KEY);
         config.extend(clone.wal_store.map(|store| (WAL_STORE_KEY.to_owned(), store.url().to_string())));
         let origins: Vec<String> =
             std::iter::once(self.store.store().url().to_string()).chain(self.origins()).collect();

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use super::table_id::TABLE_ID_KEY;
 use super::types::{check_types, stored};
 use super::wal_store::WAL_STORE_KEY;
-use super::{Found, find, is_key_metadata, mem_wal_details, shard_ids};
+use super::{BaseTable, Found, find, is_key_metadata, mem_wal_details, shard_ids};
 use crate::error::{Error, Result, without_location};
 use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
@@ -52,7 +52,12 @@ pub(super) async fn create(
             return Err(Error::InvalidOptions(format!("{place} is a file, a table is a folder; choose another place")));
         }
         Found::Dataset(found) if is_begun(store, &found, &schema).await? => *found,
-        Found::Dataset(_) => return Err(exists(store)),
+        Found::Dataset(found) => {
+            if let Ok(base) = BaseTable::of(store, *found, None).await {
+                base.check_ready()?;
+            }
+            return Err(exists(store));
+        }
     };
     finish(store, begun, sharding).await
 }

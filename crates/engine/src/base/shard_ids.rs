@@ -12,6 +12,7 @@ use lance_index::mem_wal::{MemWalIndexDetails, ShardingField, ShardingSpec};
 use sha1::{Digest, Sha1};
 use uuid::{Builder, Uuid};
 
+use super::layout::Resharding;
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
 use crate::sharding::{MAX_BUCKETS, ShardValue, Sharding, from_bytes, result_type, text, to_bytes, type_of_result};
@@ -24,6 +25,8 @@ const BUCKET_TRANSFORM: &str = "bucket";
 const IDENTITY_TRANSFORM: &str = "identity";
 const NUM_BUCKETS_PARAMETER: &str = "num_buckets";
 const COLUMN_PARAMETER: &str = "column";
+/// Ours: the layout from which the ids of shards derive. Lance takes no notice of it.
+const LAYOUT_PARAMETER: &str = "fencepost.layout";
 
 /// The spec of a table whose shards are chosen by its writers: there is none.
 const MANUAL_SPEC: u32 = 0;
@@ -42,21 +45,38 @@ pub(crate) struct TableSpec {
     field_id: String,
     /// The type of an identity sharding's values.
     value_type: DataType,
+    /// Counts how often the table was split or joined; 0: never.
+    layout: u32,
 }
 
 impl TableSpec {
+    /// The number of the sharding spec.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The id of the shard of a value in a table of this layout; see [`shard_id_for`].
+    pub(super) fn shard_id(&self, table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
+        shard_id_for(table_id, self.layout, value)
+    }
+
     /// The first manifest of the shard of a value.
     pub(super) fn first_manifest(&self, id: ShardId, value: &ShardValue) -> ShardManifest {
         let entry = |field_id: &str, value| vec![ShardFieldEntry { field_id: field_id.to_owned(), value }];
         let entries = match value {
             ShardValue::All | ShardValue::Unknown => vec![],
-            ShardValue::Bucket(bucket) => entry(&self.field_id, bucket.to_le_bytes().to_vec()),
+            ShardValue::Bucket(bucket) => self.bucket_entries(*bucket),
             ShardValue::Identity(value) => match to_bytes(value) {
                 Some(bytes) => entry(&self.field_id, bytes),
                 None => entry(NULL_ENTRY, self.field_id.clone().into_bytes()),
             },
         };
         ShardManifest::first(id, self.id, entries)
+    }
+
+    /// The entries of the manifest of a bucket's shard.
+    pub(super) fn bucket_entries(&self, bucket: u32) -> Vec<ShardFieldEntry> {
+        vec![ShardFieldEntry { field_id: self.field_id.clone(), value: bucket.to_le_bytes().to_vec() }]
     }
 
     /// What a shard holds, as its manifest says.
@@ -100,9 +120,9 @@ impl TableSpec {
 }
 
 /// The id of the shard of a value: a version 5 UUID in the namespace of the table id, of the name `unsharded`,
-/// `bucket=3`, `identity=eu` or `identity is null`. Every process finds the same shards without listing, and no two
+/// `bucket=3`, `identity=eu` or `identity is null`, with `layout 2: ` in front of it after a split or a join. Every process finds the same shards without listing, and no two
 /// tables share one. `None` for [`ShardValue::Unknown`].
-pub(crate) fn shard_id_for(table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
+pub(crate) fn shard_id_for(table_id: Uuid, layout: u32, value: &ShardValue) -> Option<ShardId> {
     let name = match value {
         ShardValue::All => UNSHARDED_TRANSFORM.to_owned(),
         ShardValue::Bucket(bucket) => format!("bucket={bucket}"),
@@ -112,7 +132,10 @@ pub(crate) fn shard_id_for(table_id: Uuid, value: &ShardValue) -> Option<ShardId
         },
         ShardValue::Unknown => return None,
     };
-    Some(shard_id_of_name(table_id, &name))
+    match layout {
+        0 => Some(shard_id_of_name(table_id, &name)),
+        layout => Some(shard_id_of_name(table_id, &format!("layout {layout}: {name}"))),
+    }
 }
 
 /// The id that derives from a table id and a name.
@@ -155,6 +178,17 @@ pub(super) fn new_spec(dataset: &Dataset, sharding: &Sharding) -> Result<Shardin
     Ok(ShardingSpec { spec_id: 1, fields: vec![field] })
 }
 
+/// The spec of a bucket sharding with another number of buckets.
+pub(super) fn rebucketed(spec: &ShardingSpec, attempt: &Resharding) -> ShardingSpec {
+    let mut spec = spec.clone();
+    spec.spec_id = attempt.spec_id;
+    for field in &mut spec.fields {
+        field.parameters.insert(NUM_BUCKETS_PARAMETER.to_owned(), attempt.buckets.to_string());
+        field.parameters.insert(LAYOUT_PARAMETER.to_owned(), attempt.spec_id.to_string());
+    }
+    spec
+}
+
 /// The meaning of the table's sharding specs.
 pub(super) fn parse_spec(store: &LanceStore, dataset: &Dataset, details: &MemWalIndexDetails) -> Result<TableSpec> {
     let unsupported = |what: String| {
@@ -166,8 +200,8 @@ pub(super) fn parse_spec(store: &LanceStore, dataset: &Dataset, details: &MemWal
     };
     let (spec_id, field) = match details.sharding_specs.as_slice() {
         [] => {
-            let (id, field_id) = (MANUAL_SPEC, String::new());
-            return Ok(TableSpec { sharding: Sharding::Manual, id, field_id, value_type: DataType::Null });
+            let (id, field_id, layout) = (MANUAL_SPEC, String::new(), 0);
+            return Ok(TableSpec { sharding: Sharding::Manual, id, field_id, value_type: DataType::Null, layout });
         }
         [spec] => match spec.fields.as_slice() {
             [field] => (spec.spec_id, field),
@@ -202,7 +236,9 @@ pub(super) fn parse_spec(store: &LanceStore, dataset: &Dataset, details: &MemWal
         }
         other => return Err(unsupported(format!("by the transform `{}`", other.unwrap_or("none")))),
     };
-    Ok(TableSpec { sharding, id: spec_id, field_id: field.field_id.clone(), value_type })
+    let layout = field.parameters.get(LAYOUT_PARAMETER).map(|text| text.parse().map_err(|_| text)).transpose();
+    let layout = layout.map_err(|text| unsupported(format!("in a layout called `{text}`")))?.unwrap_or(0);
+    Ok(TableSpec { sharding, id: spec_id, field_id: field.field_id.clone(), value_type, layout })
 }
 
 /// The top-level column that a sharding field is made of: by name if the field has one, otherwise by field id.

@@ -51,16 +51,36 @@ impl BaseTable {
         }
     }
 
+    /// Fails unless the table is there for everybody.
+    ///
+    /// # Errors
+    /// [`Error::TableNotReady`].
+    pub(super) fn check_ready(&self) -> Result<()> {
+        let reason = match self.state()? {
+            TableState::Ready => return Ok(()),
+            TableState::Cloning => {
+                let source = self.origins().first().cloned().unwrap_or_default();
+                format!("it is a clone of {source} that was not finished; run the same clone again, or delete it")
+            }
+            TableState::Deleting => {
+                "it was deleted, and what is left of it stops whoever has stalled since before; choose another place, \
+                or delete it with `--purge`, which asserts that nobody has"
+                    .to_owned()
+            }
+        };
+        Err(Error::TableNotReady { url: self.store.describe(None), reason })
+    }
+
     /// Commits another state.
     pub(crate) async fn become_state(&self, state: TableState) -> Result<Self> {
-        let latest = self.refreshed().await?;
+        let latest = self.in_any_state().await?;
         if latest.state()? == state {
             return Ok(latest);
         }
         let mut dataset = latest.dataset.clone();
         let committed = dataset.update_config([(STATE_KEY, state.as_str())]).await;
         // Of two who do it at once one is refused, and a lost answer looks the same: what the table says now counts.
-        let latest = latest.refreshed().await?;
+        let latest = latest.in_any_state().await?;
         match committed {
             _ if latest.state()? == state => Ok(latest),
             Err(e) => Err(Error::lance(format!("marking {} as {}", self.store.describe(None), state.as_str()))(e)),

@@ -105,7 +105,7 @@ async fn a_table_without_key_and_shards_opens_as_it_was_created() {
     assert!(opened.primary_key().is_empty());
     assert_eq!(opened.schema(), &schema());
     assert_eq!(opened.sharding(), &Sharding::Unsharded);
-    let id = shard_id_for(opened.table_id.unwrap(), &ShardValue::All).unwrap();
+    let id = shard_id_for(opened.table_id.unwrap(), 0, &ShardValue::All).unwrap();
     assert_eq!(opened.fixed_shards(), [(id, ShardValue::All)]);
 }
 
@@ -338,7 +338,7 @@ async fn every_request_of_lance_goes_through_the_given_store() {
 #[test]
 fn shard_ids_are_stable_and_distinct() {
     let table = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-    let id = |value: ShardValue| shard_id_for(table, &value).unwrap();
+    let id = |value: ShardValue| shard_id_for(table, 0, &value).unwrap();
     let identity = |value| id(ShardValue::Identity(value));
     let text = |text: &str| ScalarValue::from(text);
     // Written down: tables on storage depend on them.
@@ -353,8 +353,11 @@ fn shard_ids_are_stable_and_distinct() {
         .chain([text(""), text("null"), text("is null"), text("3"), ScalarValue::Utf8(None)].map(ShardValue::Identity));
     let ids: HashSet<ShardId> = values.map(id).collect();
     assert_eq!(ids.len(), 70);
-    assert_ne!(shard_id_for(Uuid::from_u128(1), &ShardValue::All), shard_id_for(Uuid::from_u128(2), &ShardValue::All));
-    assert_eq!(shard_id_for(table, &ShardValue::Unknown), None);
+    assert_ne!(
+        shard_id_for(Uuid::from_u128(1), 0, &ShardValue::All),
+        shard_id_for(Uuid::from_u128(2), 0, &ShardValue::All)
+    );
+    assert_eq!(shard_id_for(table, 0, &ShardValue::Unknown), None);
 }
 
 /// Manifests on storage hold these bytes; null is told by an entry of its own, because no entry is what the shards have

@@ -14,17 +14,17 @@ use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::read::{MAX_ROUNDS, SsTableCache, moved_on};
 use crate::shards::{self, SHARDS_AT_ONCE};
-use crate::writer::ShardWriter;
+use crate::writer::{OpenShards, ShardWriter};
 
 /// Who pins a shard.
-pub(crate) enum Pinner {
+pub(crate) enum Pinner<'a> {
     /// Its writer, if it is one of these.
-    Writers(Vec<Arc<ShardWriter>>),
+    Writers(&'a OpenShards),
     /// Anybody: with scope `All` the shard is taken over for that.
     Anybody(Arc<SsTableCache>, Box<WriterConfig>),
 }
 
-impl Pinner {
+impl Pinner<'_> {
     async fn pin(
         &self,
         base: &BaseTable,
@@ -34,7 +34,7 @@ impl Pinner {
     ) -> Result<Checkpoint> {
         let shard = base.shard(id);
         match self {
-            Pinner::Writers(writers) => match writers.iter().find(|writer| writer.shard_id() == id) {
+            Pinner::Writers(writers) => match writers.with_id(id) {
                 Some(writer) => writer.checkpoint(scope, options).await,
                 None => Ok(checkpoint::create(&shard, options).await?),
             },
@@ -51,7 +51,11 @@ impl Pinner {
 }
 
 /// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned.
-pub(crate) async fn make(base: &BaseTable, options: &CheckpointOptions, pinner: &Pinner) -> Result<TableCheckpoint> {
+pub(crate) async fn make(
+    base: &BaseTable,
+    options: &CheckpointOptions,
+    pinner: &Pinner<'_>,
+) -> Result<TableCheckpoint> {
     for _ in 0..MAX_ROUNDS {
         let id = base.lance_store().store().surroundings().fresh_id();
         let made = match options.source {
@@ -86,7 +90,7 @@ async fn give_up(base: &BaseTable, id: Uuid) {
 }
 
 /// False: the table has moved on.
-async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner) -> Result<bool> {
+async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<bool> {
     let Some(base) = &base.refreshed().await?.keep(&tag_of(id)).await? else {
         return Ok(false);
     };
@@ -110,6 +114,11 @@ async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner
         let part = &part;
         async move {
             let made = pinner.pin(base, id, options.scope, part).await?;
+            // Opened while it was pinned with its log: again, by its writer.
+            let has_log = made.tail > made.replay_after && options.scope == CheckpointScope::All;
+            if has_log && matches!(pinner, Pinner::Writers(writers) if writers.with_id(id).is_some()) {
+                return Ok(false);
+            }
             let read = checkpoint::read(&base.shard(id), made.id).await?;
             Ok::<_, Error>(fits(base, id, &read.manifest))
         }

@@ -195,7 +195,8 @@ async fn execute(base: &BaseTable, operation: Operation) -> lance::Result<()> {
 
 /// A commit of what was computed on this version of the base.
 fn commit_of(base: &BaseTable) -> CommitBuilder<'static> {
-    CommitBuilder::new(dataset(base)).with_commit_handler(Arc::new(Unbroken { read_version: base.version() }))
+    CommitBuilder::new(dataset(base))
+        .with_commit_handler(Arc::new(Unbroken { read_version: base.version(), spec_id: base.spec_id() }))
 }
 
 fn dataset(base: &BaseTable) -> Arc<Dataset> {

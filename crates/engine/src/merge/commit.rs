@@ -5,11 +5,13 @@
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
+use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{IndexMetadata, Manifest, Transaction};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
+use lance_table::system_index::mem_wal::load_mem_wal_index_details;
 use object_store::path::Path;
 
 /// Commits by create-if-absent, but only if every version between the one that was read and the new one is still
@@ -19,6 +21,8 @@ use object_store::path::Path;
 pub(super) struct Unbroken {
     /// The version that the change was computed on.
     pub(super) read_version: u64,
+    /// The sharding spec that it was computed for. A shard of another layout is merged by other names.
+    pub(super) spec_id: u32,
 }
 
 #[async_trait]
@@ -55,8 +59,23 @@ impl CommitHandler for Unbroken {
                 self.read_version, manifest.version
             ))));
         }
+        if indices.iter().flatten().any(|index| is_of_another_spec(index, self.spec_id)) {
+            return Err(CommitError::OtherError(lance::Error::not_supported(
+                "the table was split or joined while the commit was prepared; it starts again from the newest version"
+                    .to_string(),
+            )));
+        }
         ConditionalPutCommitHandler
             .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
             .await
     }
+}
+
+/// Whether this is a MemWAL index with another sharding spec than the one expected; 0 is none.
+fn is_of_another_spec(index: &IndexMetadata, expected: u32) -> bool {
+    if index.name != MEM_WAL_INDEX_NAME {
+        return false;
+    }
+    let details = load_mem_wal_index_details(index.clone());
+    details.is_ok_and(|details| details.sharding_specs.first().map_or(0, |spec| spec.spec_id) != expected)
 }

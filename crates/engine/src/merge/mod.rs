@@ -139,7 +139,8 @@ async fn attempt(base: &BaseTable, pending: &Pending) -> Result<Applied> {
     let base = base.refreshed().await?;
     let generation = pending.sstable.generation;
     let merged = merged(&base, pending.shard);
-    if merged >= generation {
+    // The table was split or joined: other shards list it now.
+    if merged >= generation || base.spec_id() != pending.spec_id {
         return Ok(Applied::ByOthers);
     }
     // In order: a generation that was left out would be taken for merged, and its rows be lost.

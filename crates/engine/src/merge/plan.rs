@@ -15,6 +15,8 @@ const MAX_ROUNDS: usize = 32;
 #[derive(Debug, Clone)]
 pub(super) struct Pending {
     pub(super) shard: ShardId,
+    /// The sharding spec that the shard belongs to.
+    pub(super) spec_id: u32,
     pub(super) sstable: SsTable,
 }
 
@@ -53,16 +55,19 @@ async fn pending_of(base: &BaseTable, id: ShardId) -> Result<Result<Vec<Pending>
     let shard = base.shard(id);
     // Section 3: a merger acts on a certain manifest only.
     let manifest = ManifestStore::new(shard).latest_certain().await?;
-    let Some(manifest) = manifest.filter(|manifest| manifest.is_initialized() && !manifest.is_deleted()) else {
+    let Some(manifest) = manifest else {
         return Ok(Ok(Vec::new()));
     };
+    if !shards::is_there(base, &manifest)? {
+        return Ok(Ok(Vec::new()));
+    }
     if shards::is_behind_its_merges(base, id, Some(&manifest)) {
         return Err(shards::is_lost(base, id));
     }
     let first = merged(base, id).next()?.get();
     let pending = (first..manifest.current_generation.get()).map(|generation| {
         let listed = manifest.sstables.iter().find(|s| s.generation.get() == generation);
-        listed.map(|sstable| Pending { shard: id, sstable: sstable.clone() }).ok_or_else(|| {
+        listed.map(|sstable| Pending { shard: id, spec_id: base.spec_id(), sstable: sstable.clone() }).ok_or_else(|| {
             format!(
                 "shard {id} lists no SSTable of generation {generation}, and the base table has merged only what is \
                  below it"

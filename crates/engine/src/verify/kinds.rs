@@ -28,6 +28,9 @@ fencepost_wal::finding_kinds! {
     /// A shard of which nothing says which rows it holds.
     SHARD_UNKNOWN = "shard-unknown", Warning,
         "a writer of the whole table refuses; write with `Table::shard_writer`, or find out who made the shard";
+    /// A shard that a deletion of the table has marked, which was refused or died.
+    SHARD_DELETED = "shard-deleted", Damage,
+        "run `fencepost delete` again; if it is refused, what refuses it is named, and the table is as it was";
     /// Two shards that may hold the same rows.
     SHARDS_OVERLAP = "shards-overlap", Warning,
         "the newest version of a row is defined within one shard only; write with `Table::shard_writer`";

@@ -135,8 +135,8 @@ async fn known_shards(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
     let mut listed = shards::list(base).await?;
     let deleted = stream::iter(listed.clone()).map(|id| async move {
         match ManifestStore::new(shard(base, id)).latest().await {
-            // Of a table that was at this place before, its fences are left.
-            Ok(manifest) => Ok(manifest.filter(ShardManifest::is_deleted).map(|_| id)),
+            // Of a table that was at this place before.
+            Ok(manifest) => Ok(manifest.filter(|manifest| shards::is_of_another_table(base, manifest)).map(|_| id)),
             Err(WalError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(Error::from(error)),
         }
@@ -228,6 +228,19 @@ impl TableLook {
             }
             return;
         };
+        if manifest.is_deleted() {
+            self.add(
+                SHARD_DELETED,
+                base,
+                Some(&format!("{MEM_WAL_FOLDER}/{id}")),
+                "it is marked as deleted, and the table is not",
+            );
+            return;
+        }
+        if !base.is_of_layout(manifest) {
+            // Of a layout that the table had, or was about to have.
+            return;
+        }
         self.shards.insert(id, base.shard_value(id, Some(manifest)));
         let merged = base.merged().get(&id).copied().unwrap_or(Generation::ZERO);
         let listed: BTreeSet<u64> = manifest.sstables.iter().map(|sstable| sstable.generation.get()).collect();

@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::gc;
 use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
+use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue};
 use crate::shards;
@@ -38,6 +39,7 @@ use levels::{Feed, Levels, Origin};
 use sstable_writer::{LanceWriter, SsTableWriter};
 
 pub use levels::MemTableStats;
+pub(crate) use open_shards::OpenShards;
 pub use stats::WriterStats;
 pub use table::TableWriter;
 
@@ -80,8 +82,27 @@ impl Drop for Memory {
 }
 
 impl ShardWriter {
-    /// Takes the shard over, replays its log, and starts to write.
+    /// Takes the shard over, replays its log, and starts to write. One that is sealed is not there any more, or not yet, for writers: the error
+    /// says which layout the table has.
     pub(crate) async fn open(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        shard: Shard,
+        config: WriterConfig,
+    ) -> Result<Self> {
+        match Self::open_in_layout(base.clone(), Arc::clone(&cache), shard.clone(), config.clone()).await {
+            Err(Error::Wal(error @ WalError::ShardClosed { state: "sealed", .. })) => {
+                match reshard::unseal(&base, &shard).await? {
+                    true => Self::open_in_layout(base, cache, shard, config).await,
+                    false => Err(reshard::too_late(&base, error.into()).await),
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    /// [`open`](Self::open) without a word about layouts.
+    pub(crate) async fn open_in_layout(
         base: BaseTable,
         cache: Arc<SsTableCache>,
         shard: Shard,
@@ -259,6 +280,14 @@ impl ShardWriter {
                 Ok(made)
             }
         }
+    }
+
+    /// Flushes, ends the tenure cleanly, and seals the shard.
+    pub(crate) async fn seal(self) -> Result<()> {
+        self.flush().await?;
+        let covers = self.memory("sealing")?.levels.gap_without_rows();
+        self.tenure().seal(covers).await?;
+        Ok(())
     }
 
     /// Flushes and ends the tenure cleanly. In WAL-only mode the log stays as it is, for its consumer.

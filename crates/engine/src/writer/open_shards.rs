@@ -18,7 +18,7 @@ use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
 
 /// The open shards of a table, each the only one for its value.
 #[derive(Debug)]
-pub(super) struct OpenShards {
+pub(crate) struct OpenShards {
     base: BaseTable,
     cache: Arc<SsTableCache>,
     config: WriterConfig,
@@ -60,11 +60,15 @@ impl OpenShards {
         };
         if !shard.made {
             make().await?;
+            // The table may have been deleted since it was last looked at: a deletion finds the shard that was made before, and this finds a
+            // deletion that did not.
+            self.base.refreshed().await?;
         }
         match open().await {
             // A folder is all that its creator came to make.
             Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
                 make().await?;
+                self.base.refreshed().await?;
                 open().await
             }
             opened => opened,
@@ -97,6 +101,11 @@ impl OpenShards {
 
     pub(super) fn ids(&self) -> BTreeSet<ShardId> {
         self.state.read().writers.iter().map(|writer| writer.shard_id()).collect()
+    }
+
+    /// The writer of a shard, if it is open here.
+    pub(crate) fn with_id(&self, id: ShardId) -> Option<Arc<ShardWriter>> {
+        self.state.read().writers.iter().find(|writer| writer.shard_id() == id).cloned()
     }
 
     pub(super) fn max(&self) -> usize {

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use arrow_array::RecordBatch;
 use datafusion::catalog::TableProvider;
-use fencepost_wal::Outcome;
+use fencepost_wal::{Error as WalError, Outcome};
 use futures::future::{join_all, maybe_done};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -18,6 +18,7 @@ use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
 use crate::read::{LsmTable, MAX_ROUNDS, ShardView, Snapshot, SsTableCache, moved_on, read_shards};
+use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue, Sharding};
 use crate::shards;
@@ -115,7 +116,12 @@ impl TableWriter {
         .await;
         drop(turn);
         join_all(calls.iter_mut()).await;
-        let answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
+        let mut answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
+        for (_, answer) in &mut answers {
+            if let Err(error) = std::mem::replace(answer, Ok(())) {
+                *answer = Err(self.judged(error).await);
+            }
+        }
         let shards = answers.len();
         let written = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
         let nothing = answers
@@ -125,6 +131,16 @@ impl TableWriter {
             None => Ok(()),
             Some((_, error)) if nothing || shards == 1 => Err(error),
             Some((failed, error)) => Err(Error::PartlyWritten { written, shards, failed, source: Box::new(error) }),
+        }
+    }
+
+    /// A writer that lost a shard may have lost it to a split or a join.
+    async fn judged(&self, error: Error) -> Error {
+        match error {
+            Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::ShardClosed { .. }) => {
+                reshard::too_late(&self.base, error).await
+            }
+            other => other,
         }
     }
 
@@ -149,11 +165,8 @@ impl TableWriter {
     /// As [`Table::checkpoint`](crate::Table::checkpoint); [`Error::NotSupported`] for scope `All` in WAL-only mode.
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
         // Behind the calls that wait for their shards.
-        let shards = {
-            let _turn = self.turn().await;
-            self.shards.all()
-        };
-        checkpoint::make(&self.base, options, &Pinner::Writers(shards)).await
+        drop(self.turn().await);
+        checkpoint::make(&self.base, options, &Pinner::Writers(&self.shards)).await
     }
 
     /// Flushes and closes every shard cleanly.

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use fencepost::wal::gc::GcKind;
 use fencepost::wal::{Error as WalError, Outcome};
-use fencepost::{CheckpointOptions, CheckpointScope, CloneOptions, DeleteOptions, Error, Store, Table, TableWriter};
+use fencepost::{
+    CheckpointOptions, CheckpointScope, CloneOptions, DeleteOptions, Error, Store, Table, TableOptions, TableWriter,
+};
 use fencepost_sim::{Op, Rng};
 use lance::Dataset;
+use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
 use crate::checkpoints::{at, meets, objects, written};
@@ -39,6 +42,11 @@ async fn clone(bucket: &Bucket, from: &str, to: &str, checkpoint: Option<Uuid>) 
 
 async fn delete(bucket: &Bucket, name: &str) -> fencepost::Result<fencepost::DeleteReport> {
     Table::delete(beside(&bucket.process().store, name), &DeleteOptions::default()).await
+}
+
+async fn purge(bucket: &Bucket, name: &str) {
+    let options = DeleteOptions { purge: true, ..Default::default() };
+    Table::delete(beside(&bucket.process().store, name), &options).await.unwrap();
 }
 
 async fn is_whole(bucket: &Bucket, name: &str) {
@@ -170,29 +178,32 @@ async fn a_clone_may_die_at_every_write_and_is_finished_by_the_next() {
             cloning.abort();
             deaths += 1;
             change(&writer, 1_000).await;
+            let mut name = "c";
             match Table::open(beside(&bucket.process().store, "c")).await {
                 Ok(table) => assert_eq!(pairs(table.provider().await.unwrap()).await, before),
                 Err(error) => {
                     unfinished += 1;
-                    assert!(matches!(error, Error::TableNotFound { .. }), "{error}");
-                    // Again, or given up.
-                    if nth % 3 == 0 {
-                        delete(&bucket, "c").await.ok();
+                    let is_none = matches!(error, Error::TableNotFound { .. });
+                    assert!(is_none || matches!(error, Error::TableNotReady { .. }), "{error}");
+                    // Again, or given up and made somewhere else.
+                    if nth % 3 == 0 && !is_none {
+                        delete(&bucket, "c").await.unwrap();
+                        name = "e";
                     }
-                    clone(&bucket, "t", "c", Some(made.id)).await;
+                    clone(&bucket, "t", name, Some(made.id)).await;
                 }
             }
-            assert_eq!(seen_at(&bucket, "c").await, before, "{nth}");
-            is_whole(&bucket, "c").await;
+            assert_eq!(seen_at(&bucket, name).await, before, "{nth}");
+            is_whole(&bucket, name).await;
             bucket.table().await.delete_checkpoint(made.id).await.unwrap();
             writer.flush().await.unwrap();
             merge(&bucket.table().await).await;
             gc(&bucket).await;
-            assert_eq!(seen_at(&bucket, "c").await, before, "{nth}");
+            assert_eq!(seen_at(&bucket, name).await, before, "{nth}");
             let refused = delete(&bucket, "t").await.unwrap_err();
-            assert!(refused.to_string().contains("the clone at memory://it/c"), "{refused}");
+            assert!(refused.to_string().contains(&format!("the clone at memory://it/{name}")), "{refused}");
             // It holds exactly what it needs, by one pin on each shard and one tag.
-            delete(&bucket, "c").await.unwrap();
+            delete(&bucket, name).await.unwrap();
             assert_eq!(objects(&bucket, "/t/_refs/tags/").await, [""; 0]);
             delete(&bucket, "t").await.unwrap();
         }
@@ -305,19 +316,21 @@ async fn nested_clones_survive_and_are_given_up_from_the_last_to_the_first() {
     assert!(gc(&bucket).await.shards.iter().map(|s| s.report.of(GcKind::SsTable).objects).sum::<u64>() > 0);
     delete(&bucket, "t").await.unwrap();
     let left = objects(&bucket, "/").await;
-    let is_fence = |name: &String| name.contains("/manifest/") || name.contains("/wal/");
-    assert!(left.iter().all(is_fence) && left.len() <= 6 * 4, "{left:?}");
+    let is_fence = |name: &String| ["/manifest/", "/wal/", "/_versions/"].iter().any(|part| name.contains(part));
+    assert!(left.iter().all(is_fence) && left.len() <= 3 + 6 * 4, "{left:?}");
     for name in ["t", "c", "d"] {
-        let purge = DeleteOptions { purge: true, ..Default::default() };
-        Table::delete(beside(&bucket.process().store, name), &purge).await.unwrap();
+        purge(&bucket, name).await;
     }
     assert_eq!(objects(&bucket, "/").await, [""; 0]);
 }
 
-/// A clone is deleted and made again at the same place; a writer of the first one wakes up, in the middle of an append or of a flush.
+/// A clone is deleted and made again at the same place; a writer of the first one wakes up, in the middle of an append or of a flush. What is
+/// left of the first one stops it; and if somebody has purged that, it still cannot touch the second one.
 #[tokio::test]
 async fn schedule_21_a_writer_of_a_deleted_clone_neither_acknowledges_nor_comes_back() {
-    for path in ["/wal/", "/manifest/", "_gen_"] {
+    for (path, is_purged) in
+        [("/wal/", false), ("/manifest/", false), ("/wal/", true), ("/manifest/", true), ("_gen_", true)]
+    {
         let bucket = Bucket::new();
         let writer = written(&bucket, "unsharded").await;
         let before = bucket.seen().await;
@@ -333,17 +346,25 @@ async fn schedule_21_a_writer_of_a_deleted_clone_neither_acknowledges_nor_comes_
         });
         assert!(meets(&gate, &late).await);
         delete(&bucket, "c").await.unwrap();
+        let options = CloneOptions { checkpoint: Some(made.id), ..Default::default() };
+        let again = bucket.table().await.clone_to(beside(&bucket.process().store, "c"), &options).await.map(|_| ());
+        let error = again.unwrap_err();
+        assert!(matches!(&error, Error::TableNotReady { .. }) && error.to_string().contains("--purge"), "{error}");
+        if !is_purged {
+            gate.release();
+            let (put, flushed) = late.await.unwrap();
+            assert!(matches!(put, Err(Error::Wal(WalError::Fenced { .. }))) || path == "/manifest/", "{put:?}");
+            assert!(flushed.is_err(), "{path}");
+            assert_eq!(bucket.seen().await, before);
+            continue;
+        }
+        purge(&bucket, "c").await;
         clone(&bucket, "t", "c", Some(made.id)).await;
         assert_eq!(seen_at(&bucket, "c").await, before);
         let successor = table_at(&bucket, "c").await.writer(config()).await.unwrap();
         successor.put(ids(700..703)).await.unwrap();
         gate.release();
-        let (put, flushed) = late.await.unwrap();
-        if path == "/wal/" {
-            let error = put.unwrap_err();
-            assert!(matches!(error, Error::Wal(WalError::Fenced { .. })), "{error}");
-        }
-        assert!(flushed.is_err(), "{path}");
+        late.await.unwrap().1.ok();
         let expected = [before, id_pairs(700..703)].concat();
         assert_eq!(seen_at(&bucket, "c").await, expected, "{path}");
         assert_eq!(pairs(successor.provider().await.unwrap()).await, expected);
@@ -358,7 +379,7 @@ async fn schedule_21_a_writer_of_a_deleted_clone_neither_acknowledges_nor_comes_
     }
 }
 
-/// A table is deleted and another one made at its place; a writer of the first one wakes up, in the middle of an append or of a flush.
+/// A table is deleted; a writer, a merger or another deleter that had stalled wakes up, and meets what is left of it.
 #[tokio::test]
 async fn schedule_48_a_writer_of_a_deleted_table_meets_what_is_left_of_it() {
     for path in ["/wal/", "/manifest/"] {
@@ -371,23 +392,125 @@ async fn schedule_48_a_writer_of_a_deleted_table_meets_what_is_left_of_it() {
         let late = tokio::spawn(async move { (writer.put(ids(30..40)).await, writer.flush().await) });
         assert!(meets(&gate, &late).await);
         let report = delete(&bucket, "t").await.unwrap();
-        assert!(report.fences >= 4, "{report:?}");
-        let table = keyed(&bucket, 2).await;
-        let (shards, successor) = (table.shard_ids().await.unwrap(), table.writer(config()).await.unwrap());
-        successor.put(ids(100..105)).await.unwrap();
+        assert!(report.fences >= 5, "{report:?}");
         gate.release();
         let (put, flushed) = late.await.unwrap();
         assert!(flushed.is_err() && (put.is_err() || path == "/manifest/"), "{path}: {put:?} {flushed:?}");
-        assert_eq!(bucket.seen().await, id_pairs(100..105), "{path}");
-        assert_eq!(bucket.table().await.shard_ids().await.unwrap(), shards, "{path}");
-        drop(successor);
-        let next = bucket.table().await.writer(config()).await.unwrap();
-        next.put(ids(200..205)).await.unwrap();
-        next.flush().await.unwrap();
-        merge(&bucket.table().await).await;
-        gc(&bucket).await;
-        assert_eq!(bucket.seen().await, [id_pairs(100..105), id_pairs(200..205)].concat());
+        // Nobody makes a table among what has to stay.
+        let options = TableOptions { primary_key: vec!["id".into()], sharding: "bucket(id,2)".parse().unwrap() };
+        let error = Table::create(bucket.process().store, schema(), options.clone()).await.map(|_| ()).unwrap_err();
+        assert!(
+            matches!(&error, Error::TableNotReady { .. }) && error.to_string().contains("it was deleted"),
+            "{error}"
+        );
+        purge(&bucket, "t").await;
+        assert_eq!(objects(&bucket, "/t/").await, [""; 0]);
+        let table = Table::create(bucket.process().store, schema(), options).await.unwrap();
+        let writer = table.writer(config()).await.unwrap();
+        writer.put(ids(100..105)).await.unwrap();
+        assert_eq!(bucket.seen().await, id_pairs(100..105));
     }
+    // A merger at its commit: the base table does not come back.
+    let bucket = Bucket::new();
+    let writer = written(&bucket, "bucket(id,2)").await;
+    writer.close().await.unwrap();
+    let slow = bucket.process();
+    let gate = slow.faults.on(Op::Create).path_contains("t/_versions/").stall();
+    let merging = slow.merger();
+    assert!(meets(&gate, &merging).await);
+    delete(&bucket, "t").await.unwrap();
+    gate.release();
+    assert!(merging.await.unwrap().is_err());
+    assert!(matches!(Table::open(bucket.process().store).await, Err(Error::TableNotReady { .. })));
+    purge(&bucket, "t").await;
+}
+
+/// What is no table, or not all of a table's, stays.
+#[tokio::test]
+async fn a_deletion_deletes_a_table_and_nothing_else() {
+    let bucket = Bucket::new();
+    let writer = written(&bucket, "unsharded").await;
+    let names = ["t/notes.txt", "t/inner/data/x", "other/data/y", "t/_versions_of_mine/z"];
+    for name in names {
+        bucket.inner().put(&name.into(), "mine".into()).await.unwrap();
+    }
+    // Neither a folder of tables nor a Lance dataset without our index.
+    let root = bucket.process().store.sibling("memory://it/").unwrap();
+    for options in [DeleteOptions::default(), DeleteOptions { purge: true, ..Default::default() }] {
+        for store in
+            [root.clone(), beside(&bucket.process().store, "other"), beside(&bucket.process().store, "nothing")]
+        {
+            let error = Table::delete(store, &options).await.unwrap_err();
+            assert!(matches!(error, Error::TableNotFound { .. }), "{error}");
+        }
+    }
+    writer.put(ids(90..92)).await.unwrap();
+    purge(&bucket, "t").await;
+    let left: Vec<String> = objects(&bucket, "/").await.iter().map(|name| name[1..].to_owned()).collect();
+    let mut expected: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+/// Refused at any point, the table is as it was, for its writer too; a mark of another table is nobody's to take back.
+#[tokio::test]
+async fn a_refused_deletion_changes_nothing() {
+    let bucket = Bucket::new();
+    let writer = written(&bucket, "bucket(id,4)").await;
+    let before = bucket.seen().await;
+    let made = writer.checkpoint(&CheckpointOptions::default()).await.unwrap();
+    let refused = delete(&bucket, "t").await.unwrap_err();
+    assert!(matches!(refused, Error::Wal(WalError::Pinned { .. })), "{refused}");
+    writer.put(ids(90..92)).await.unwrap();
+    bucket.table().await.delete_checkpoint(made.id).await.unwrap();
+    // A checkpoint of one shard comes between the look and the marks.
+    let slow = bucket.process();
+    let gate = slow.faults.on(Op::Create).path_contains("t/_versions/").stall();
+    let store = slow.store.clone();
+    let deleting = tokio::spawn(async move { Table::delete(store, &DeleteOptions::default()).await });
+    assert!(meets(&gate, &deleting).await);
+    let last = *bucket.table().await.shard_ids().await.unwrap().iter().max().unwrap();
+    let shard = fencepost::wal::Shard::new(bucket.process().store, last);
+    let pinned = fencepost::wal::checkpoint::create(&shard, &Default::default()).await.unwrap();
+    gate.release();
+    let refused = deleting.await.unwrap().unwrap_err();
+    assert!(matches!(refused, Error::Wal(WalError::Pinned { .. })), "{refused}");
+    let expected = [before, id_pairs(90..92)].concat();
+    assert_eq!(bucket.seen().await, expected);
+    is_whole(&bucket, "t").await;
+    let next = bucket.table().await.writer(config()).await.unwrap();
+    next.put(ids(95..97)).await.unwrap();
+    assert_eq!(bucket.seen().await, [expected, id_pairs(95..97)].concat());
+    fencepost::wal::checkpoint::delete(&shard, pinned.id).await.unwrap();
+    delete(&bucket, "t").await.unwrap();
+}
+
+/// A shard for a new value appears while the table is deleted: it is marked with the others, or its maker finds out.
+#[tokio::test]
+async fn a_shard_that_appears_during_a_deletion_goes_with_it() {
+    let (mut acknowledged, mut refused) = (0, 0);
+    for nth in 1..=8 {
+        let bucket = Bucket::new();
+        create(&bucket, &["id"], "identity(id)").await;
+        let writer = bucket.table().await.writer(config()).await.unwrap();
+        writer.put(ids(0..2)).await.unwrap();
+        let slow = bucket.process();
+        let gate = slow.faults.on_any([Op::Create, Op::List]).nth(nth * 4).stall();
+        let store = slow.store.clone();
+        let deleting = tokio::spawn(async move { Table::delete(store, &DeleteOptions::default()).await });
+        let is_met = meets(&gate, &deleting).await;
+        match writer.put(ids(5..6)).await {
+            Ok(()) => acknowledged += 1,
+            Err(_) => refused += 1,
+        }
+        gate.release();
+        deleting.await.unwrap().unwrap();
+        assert!(writer.put(ids(5..6)).await.is_err() && writer.put(ids(0..1)).await.is_err(), "{nth} {is_met}");
+        assert!(writer.put(ids(7..8)).await.is_err(), "no new shard in what was deleted");
+        purge(&bucket, "t").await;
+        assert_eq!(objects(&bucket, "/t/").await, [""; 0], "{nth}");
+    }
+    assert!(acknowledged > 0 && refused > 0, "{acknowledged} {refused}");
 }
 
 /// Killed behind each of its writes and deletions, a deletion is finished by the next one; until then the table opens for nobody.
@@ -412,7 +535,8 @@ async fn a_deletion_may_die_anywhere_and_is_finished_by_the_next() {
         let again = delete(&bucket, "c").await;
         assert!(matches!(again, Ok(_) | Err(Error::TableNotFound { .. })), "{again:?}");
         assert_eq!(objects(&bucket, "/t/_refs/tags/").await, [""; 0], "{nth}");
-        assert!(matches!(Table::open(beside(&bucket.process().store, "c")).await, Err(Error::TableNotFound { .. })));
+        let open = Table::open(beside(&bucket.process().store, "c")).await;
+        assert!(matches!(open, Err(Error::TableNotFound { .. } | Error::TableNotReady { .. })));
         assert_eq!(bucket.seen().await, before);
         // Nothing holds the source.
         drop(writer);
@@ -430,11 +554,7 @@ async fn a_deleted_tables_folder_goes_on_files() {
     merge(&place.table().await).await;
     let report = Table::delete(place.store(), &DeleteOptions::default()).await.unwrap();
     let left = walk(place.path().as_ref());
-    assert!(left.iter().all(|path| path.contains("_mem_wal")) && left.len() as u64 == report.fences, "{left:?}");
-    Table::create(place.store(), schema(), fencepost::TableOptions::default()).await.unwrap();
-    let table = place.table().await;
-    assert_eq!(table.shard_ids().await.unwrap().len(), 1);
-    assert!(table.verify(|_| ()).await.unwrap().findings.is_empty());
+    assert_eq!(left.len() as u64, report.fences, "{left:?}");
     let purge = DeleteOptions { purge: true, ..Default::default() };
     Table::delete(place.store(), &purge).await.unwrap();
     assert!(!std::path::Path::new(&place.path()).exists());

@@ -149,7 +149,7 @@ async fn a_clone_outlives_the_wal_store_of_its_source() {
                 for made in table.checkpoints(None).await.unwrap() {
                     table.delete_checkpoint(made.id).await.unwrap();
                 }
-                let options = DeleteOptions { purge: true, wal_store };
+                let options = DeleteOptions { purge: true, wal_store, abandon_wal_store: name == "t" };
                 Table::delete(places.store(name), &options).await.unwrap();
             }
             assert!(places.names("v").await.iter().all(|name| !name.ends_with(".arrow")), "its log went with it");

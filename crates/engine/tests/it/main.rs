@@ -27,6 +27,7 @@ mod peers_probes;
 mod points;
 mod prune;
 mod reads;
+mod reshard;
 mod schedules;
 mod support;
 mod types;

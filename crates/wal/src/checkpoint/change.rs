@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Checkpoint, create::listed_as, expiry, extension, read_object};
+use super::{Checkpoint, create::listed_as, expiry, extension, read_object, with_our_fields};
 use crate::adopt::inherit;
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
@@ -90,7 +90,11 @@ pub async fn release(shard: &Shard, clone: ShardId) -> Result<()> {
     let name = clone.to_string();
     let is_its = |c: &Checkpoint| c.is_pin && c.name.as_deref() == Some(name.as_str());
     // The shard may be gone with its table, and without it the pin.
-    if !manifests.latest().await?.is_some_and(|latest| latest.checkpoints().iter().any(is_its)) {
+    let Some(latest) = manifests.latest().await? else {
+        return Ok(());
+    };
+    // Also if another engine wrote the latest manifest: the next claim takes the pin up again.
+    if !with_our_fields(&manifests, latest).await?.checkpoints().iter().any(is_its) {
         return Ok(());
     }
     let committed = manifests.commit(None, |manifest| {

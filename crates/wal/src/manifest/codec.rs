@@ -112,8 +112,10 @@ struct ExtensionMessage {
     /// crc32c of everything in the object after this message.
     #[prost(fixed32, optional, tag = "15")]
     checksum: Option<u32>,
+    #[prost(bytes = "vec", tag = "16")]
+    table_id: Vec<u8>,
 }
-const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15];
+const EXTENSION_TAGS: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16];
 
 #[derive(Clone, PartialEq, Message)]
 struct WalStoreMessage {
@@ -225,6 +227,7 @@ fn encode_extension(extension: &Extension, sstables: &[SsTable], checksum: u32) 
         unadopted: extension.unadopted,
         deleted: extension.deleted,
         checksum: Some(checksum),
+        table_id: extension.table_id.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
     };
     let mut bytes = message.encode_to_vec();
     bytes.extend_from_slice(&extension.unknown);
@@ -356,6 +359,7 @@ fn decode_extension(bytes: &[u8], sstables: &mut [SsTable]) -> Result<(Extension
         checkpoints,
         wal_store: message.wal_store.as_deref().map(decode_wal_store).transpose()?,
         origin: message.origin.as_deref().map(shared::decode_origin).transpose()?,
+        table_id: Some(id(&message.table_id)?).filter(|id| !id.is_nil()),
         unadopted: message.unadopted,
         deleted: message.deleted,
         unknown: unknown_fields(bytes, EXTENSION_TAGS)?,

@@ -72,6 +72,7 @@ fn shared() -> ShardManifest {
         unknown: vec![],
     });
     let extension = manifest.extension.as_mut().unwrap();
+    extension.table_id = Some(Uuid::from_u128(14));
     extension.checkpoints[0].table = Some(TablePart { id: Uuid::from_u128(9), shards: 4, base_version: 12 });
     extension.checkpoints[1].holder = Some("s3://b/third".into());
     extension.origin = Some(Origin {

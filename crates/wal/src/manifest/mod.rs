@@ -137,6 +137,8 @@ pub struct Extension {
     pub wal_store: Option<WalStoreRef>,
     /// Where the shard was cloned from; `None` if it was not.
     pub origin: Option<Origin>,
+    /// The table that the shard belongs to, if that has an id: what is left of another one at the same place is not taken for it.
+    pub table_id: Option<Uuid>,
     /// Another engine wrote in between; garbage collection waits for an operator.
     pub unadopted: bool,
     /// The shard is being deleted.
@@ -158,6 +160,7 @@ impl Default for Extension {
             checkpoints: Vec::new(),
             wal_store: None,
             origin: None,
+            table_id: None,
             unadopted: false,
             deleted: false,
             unknown: Vec::new(),
@@ -235,6 +238,18 @@ impl ShardManifest {
     /// Whether the shard is there for everybody: a clone is once everything that it needs is in its place.
     pub fn is_initialized(&self) -> bool {
         self.origin().is_none_or(|origin| origin.initialized)
+    }
+
+    /// The table that the shard says it belongs to.
+    pub fn table_id(&self) -> Option<Uuid> {
+        self.extension.as_ref().and_then(|x| x.table_id)
+    }
+
+    /// The same manifest of a shard of a table with this id.
+    #[must_use]
+    pub fn of_table(mut self, table_id: Option<Uuid>) -> Self {
+        self.extension.get_or_insert_with(Extension::default).table_id = table_id;
+        self
     }
 
     /// Whether the shard is being deleted.

@@ -10,7 +10,7 @@ use object_store::{Error as StoreError, ObjectStoreExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Extension, ShardManifest, codec};
+use super::{Extension, ShardManifest, ShardStatus, codec};
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
 use crate::mutants::{Mutant, is_on};
@@ -221,6 +221,26 @@ impl ManifestStore {
             }
         }
         Err(Error::Contention { shard: self.shard.id(), attempts: MAX_CONFLICTS })
+    }
+
+    /// Lets a sealed shard take writers again, on top of exactly this version: the caller has found out after reading it that nobody relies on
+    /// the seal, and whoever comes to rely on it commits first.
+    ///
+    /// # Errors
+    /// [`Error::ShardClosed`] if it is being deleted; [`Error::Contention`] if another version is the latest; errors of committing.
+    pub async fn unseal(&self, version: ManifestVersion) -> Result<()> {
+        let committed = self.commit(None, |mut next| {
+            let changed = match (next.is_deleted(), next.version == version) {
+                (true, _) => Err(Error::ShardClosed { shard: self.shard.id(), state: "deleted" }),
+                (_, false) => Err(Error::Contention { shard: self.shard.id(), attempts: 1 }),
+                (false, true) => {
+                    next.status = ShardStatus::Active;
+                    Ok(next)
+                }
+            };
+            std::future::ready(changed)
+        });
+        committed.await.map(|_| ())
     }
 
     async fn is_still_newest(&self, version: ManifestVersion) -> Result<bool> {

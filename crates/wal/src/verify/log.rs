@@ -59,6 +59,10 @@ fn judge_each(shard: &Shard, look: &Look, history: &[&ShardManifest], found: &mu
             let detail = format!("it is of epoch {}, the shard's writer of {}", entry.epoch, manifest.writer_epoch);
             found.add(EPOCH_UNCLAIMED, path(position), detail);
         }
+        // A sentinel of nobody stands in a clone's log where there were no rows, in the epoch of the source.
+        if entry.is_sentinel && entry.writer_id == Some(Uuid::nil()) {
+            continue;
+        }
         match writers.entry(entry.epoch) {
             Slot::Vacant(slot) => drop(slot.insert(entry.writer_id)),
             Slot::Occupied(slot) if *slot.get() != entry.writer_id => {

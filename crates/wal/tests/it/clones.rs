@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fencepost_sim::Op;
 use fencepost_wal::checkpoint::{self, CheckpointLog, CheckpointOptions};
 use fencepost_wal::clone::{self, CloneSource};
-use fencepost_wal::delete::{mark_deleted, unmark_deleted};
+use fencepost_wal::delete::{Marked, mark_deleted, unmark_deleted};
 use fencepost_wal::{
     EntryKind, Error, OpenOptions, Position, Result, Shard, ShardPlace, VerifyOptions, WalAppender, verify,
 };
@@ -45,6 +45,10 @@ async fn rows_of(source: &CloneSource) -> Result<Vec<i64>> {
 /// A writer whose log is in a WAL store.
 async fn in_store(bucket: &Bucket, disk: &Disk) -> WalAppender {
     wal_store::open(bucket, disk).await.unwrap().0
+}
+
+async fn mark(shard: &Shard) -> Result<Option<Marked>> {
+    mark_deleted(shard, &OpenOptions::default()).await
 }
 
 async fn is_whole(shard: &Shard) {
@@ -89,15 +93,15 @@ async fn a_clone_has_its_moments_rows_and_neither_side_sees_the_others() {
         let file = bucket.shard().root().clone().join(sstable.path.as_str()).join("a");
         assert!(bucket.read(&file).await.is_some(), "{file}");
     }
-    let refused = mark_deleted(&bucket.shard()).await.unwrap_err();
+    let refused = mark(&bucket.shard()).await.unwrap_err();
     assert!(refused.to_string().contains("the clone at memory://tests/clone"), "{refused}");
     append(&mut w, [10]).await.unwrap();
 
-    mark_deleted(&copy.shard()).await.unwrap();
+    mark(&copy.shard()).await.unwrap();
     assert!(matches!(append(&mut its, [11]).await, Err(Error::Fenced { .. })));
     checkpoint::release(&bucket.shard(), copy.shard().id()).await.unwrap();
     assert_eq!(bucket.manifest().await.checkpoints(), []);
-    mark_deleted(&bucket.shard()).await.unwrap();
+    mark(&bucket.shard()).await.unwrap();
     assert!(matches!(append(&mut w, [12]).await, Err(Error::Fenced { .. })));
 }
 
@@ -177,7 +181,7 @@ async fn what_nothing_holds_is_not_cloned() {
     let error = clone::clone(&bucket.elsewhere("clone").shard(), &expired).await.unwrap_err();
     assert!(error.to_string().contains("has expired"), "{error}");
     checkpoint::delete(&bucket.shard(), short.id).await.unwrap();
-    let refused = mark_deleted(&bucket.shard()).await.unwrap_err();
+    let refused = mark(&bucket.shard()).await.unwrap_err();
     assert!(refused.to_string().contains(&source.checkpoint.id.to_string()), "{refused}");
     checkpoint::delete(&bucket.shard(), source.checkpoint.id).await.unwrap();
     let copy = bucket.elsewhere("clone");
@@ -185,10 +189,10 @@ async fn what_nothing_holds_is_not_cloned() {
     assert!(error.to_string().contains("is not listed"), "{error}");
     assert!(matches!(copy.process().open().await, Err(Error::CloneUnfinished { .. })));
 
-    mark_deleted(&bucket.shard()).await.unwrap();
+    mark(&bucket.shard()).await.unwrap();
     let error = checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap_err();
     assert!(matches!(error, Error::ShardClosed { state: "deleted", .. }), "{error}");
-    unmark_deleted(&bucket.shard()).await.unwrap();
+    unmark_deleted(&bucket.shard(), bucket.manifest().await.version).await.unwrap();
     checkpoint::create(&bucket.shard(), &CheckpointOptions::default()).await.unwrap();
 }
 
@@ -260,6 +264,15 @@ async fn schedule_10_a_clone_from_a_wrong_or_empty_wal_store_loses_nothing_in_si
         assert!(matches!(&error, Error::CheckpointLost { position, .. } if *position == first), "{error}");
         assert!(matches!(copy.process().open().await, Err(Error::CloneUnfinished { .. })));
     }
+    // A clone that was begun without the store, which has a sentinel in the way of rows, is finished with it.
+    let begun = bucket.elsewhere("begun");
+    let without = CloneSource { shard: bucket.shard(), checkpoint: source.checkpoint.clone() };
+    assert!(matches!(clone::clone(&begun.shard(), &without).await, Err(Error::CheckpointLost { .. })));
+    assert!(begun.names().await.iter().any(|name| name.contains("/wal/")), "a sentinel where no rows were");
+    let with = CloneSource { shard: bucket.shard().with_wal_store(wiped.store.clone()), ..without };
+    clone::clone(&begun.shard(), &with).await.unwrap();
+    assert_eq!(begun.rows().await, [2, 3]);
+    is_whole(&begun.shard()).await;
     // The store that has the identity, mounted elsewhere.
     let there = CloneSource { shard: bucket.shard().with_wal_store(wiped.store.clone()), ..source };
     let copy = bucket.elsewhere("clone");
@@ -307,8 +320,9 @@ async fn schedule_21_a_writer_of_a_deleted_clone_writes_nothing_into_its_success
     let gate = slow.faults.on(Op::Create).path_contains("/wal/").stall();
     let late = tokio::spawn(async move { append(&mut zombie, [7]).await });
     assert!(meets(&gate, &late).await);
-    let marked = mark_deleted(&first.shard()).await.unwrap().unwrap();
-    assert!(marked.is_deleted());
+    let marked = mark(&first.shard()).await.unwrap().unwrap();
+    assert!(marked.newly && marked.manifest.is_deleted());
+    assert!(!mark(&first.shard()).await.unwrap().unwrap().newly);
     for name in first.names().await {
         first.delete(&name.into()).await;
     }
@@ -349,7 +363,7 @@ async fn schedule_34_a_clone_that_another_one_pins_is_not_deleted() {
     // The users' checkpoints in between go, and the source goes on.
     checkpoint::delete(&bucket.shard(), source.checkpoint.id).await.unwrap();
     checkpoint::delete(&middle.shard(), of_middle.checkpoint.id).await.unwrap();
-    let refused = mark_deleted(&middle.shard()).await.unwrap_err();
+    let refused = mark(&middle.shard()).await.unwrap_err();
     assert!(refused.to_string().contains("memory://tests/last"), "{refused}");
     // Also if the first clone gave up its own pin, against the rules: the last one has one of its own.
     checkpoint::release(&bucket.shard(), middle.shard().id()).await.unwrap();
@@ -374,9 +388,9 @@ async fn schedule_34_a_clone_that_another_one_pins_is_not_deleted() {
     let cloning = tokio::spawn(async move { clone::clone(&target, &its_view).await });
     assert!(meets(&gate, &cloning).await);
     checkpoint::delete(&middle.shard(), source.checkpoint.id).await.unwrap();
-    mark_deleted(&last.shard()).await.unwrap();
+    mark(&last.shard()).await.unwrap();
     checkpoint::release(&middle.shard(), last.shard().id()).await.unwrap();
-    mark_deleted(&middle.shard()).await.unwrap();
+    mark(&middle.shard()).await.unwrap();
     gate.release();
     let error = cloning.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::ShardClosed { .. } | Error::NoCheckpoint { .. }), "{error}");

@@ -1,0 +1,164 @@
+//! The number of buckets of a table, and how it changes: one commit of the MemWAL index, which nobody's merge, nobody's abandonment and no
+//! second attempt can come in between. Which shards belong to which layout is told here, too; how they are made is
+//! `crate::reshard`'s.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fencepost_wal::{ShardFieldEntry, ShardId, ShardManifest, ShardStatus};
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
+use lance_io::object_store::ObjectStore as LanceObjectStore;
+use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+};
+use lance_table::io::manifest::read_manifest_indexes;
+use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
+use object_store::path::Path;
+
+use super::{BaseTable, shard_ids};
+use crate::error::{Error, Result};
+
+/// The split or join that is under way: `{spec id} {buckets}`. Absent: none is.
+pub(super) const RESHARDING_KEY: &str = "fencepost.resharding";
+const NONE: &str = "none";
+
+/// A split or a join that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resharding {
+    /// The number of the spec that the table is to have. No shard of another attempt has it.
+    pub(crate) spec_id: u32,
+    /// Its number of buckets.
+    pub(crate) buckets: u32,
+}
+
+impl BaseTable {
+    /// The number of the sharding spec.
+    pub(crate) fn spec_id(&self) -> u32 {
+        self.spec.id()
+    }
+
+    /// Whether a shard is one of this version's layout. Those of an earlier one are sealed for good; those of a later one, or of one that never
+    /// came to be, are nobody's yet. A shard of no spec is one that Lance made, and has unknown rows.
+    pub(crate) fn is_of_layout(&self, manifest: &ShardManifest) -> bool {
+        let (ours, its) = (self.spec_id(), manifest.shard_spec_id);
+        its == ours || its == 0 || ours == 0 || (its < ours && manifest.status == ShardStatus::Active)
+    }
+
+    /// The split or join that is under way.
+    pub(crate) fn resharding(&self) -> Option<Resharding> {
+        let (spec_id, buckets) = self.dataset.config().get(RESHARDING_KEY)?.split_once(' ')?;
+        Some(Resharding { spec_id: spec_id.parse().ok()?, buckets: buckets.parse().ok()? })
+    }
+
+    /// Begins one, or with `None` ends it, whether it came to its switch or not. A switch that is prepared for an earlier version fails from
+    /// then on.
+    pub(crate) async fn set_resharding(&self, attempt: Option<Resharding>) -> Result<Self> {
+        let latest = self.refreshed().await?;
+        if latest.resharding() == attempt {
+            return Ok(latest);
+        }
+        let text = attempt.map_or_else(|| NONE.to_owned(), |a| format!("{} {}", a.spec_id, a.buckets));
+        let mut dataset = latest.dataset.clone();
+        let committed = dataset.update_config([(RESHARDING_KEY, text.as_str())]).await;
+        // Of two who do it at once one is refused, and a lost answer looks the same: what the table says now counts.
+        let latest = latest.refreshed().await?;
+        match committed {
+            _ if latest.resharding() == attempt => Ok(latest),
+            Err(e) => Err(Error::lance(format!("beginning to reshard {}", self.store.describe(None)))(e)),
+            Ok(_) => Err(Error::NotSupported(format!(
+                "somebody else began to split or join {} at the same moment; try again",
+                self.store.describe(None)
+            ))),
+        }
+    }
+
+    /// The entries of a shard's manifest that say which bucket it has in the layout of an attempt.
+    pub(crate) fn bucket_entries(&self, bucket: u32) -> Vec<ShardFieldEntry> {
+        self.spec.bucket_entries(bucket)
+    }
+
+    /// The id of a bucket's shard in the layout of an attempt.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a table that was not adopted.
+    pub(crate) fn id_in_attempt(&self, attempt: Resharding, bucket: u32) -> Result<ShardId> {
+        let value = crate::sharding::ShardValue::Bucket(bucket);
+        let derived = self.table_id.and_then(|id| shard_ids::shard_id_for(id, attempt.spec_id, &value));
+        derived.ok_or_else(|| self.not_adopted(&value))
+    }
+
+    /// The switch: on top of exactly this version, the table has the attempt's buckets, and nothing of the new shards is merged. `None`:
+    /// somebody has committed meanwhile.
+    pub(crate) async fn switch(&self, attempt: Resharding) -> Result<Option<Self>> {
+        let failed = || Error::lance(format!("switching {} to {} buckets", self.store.describe(None), attempt.buckets));
+        let own = self.store.object_store().await?;
+        let (location, manifest) = (self.dataset.manifest_location(), self.dataset.manifest());
+        let indexes = read_manifest_indexes(&own, location, manifest).await.map_err(failed())?;
+        let Some(old) = indexes.into_iter().find(|index| index.name == MEM_WAL_INDEX_NAME) else {
+            return Err(Error::Corrupt { url: self.store.describe(None), reason: "it has no MemWAL index".to_owned() });
+        };
+        let mut details = load_mem_wal_index_details(old.clone()).map_err(failed())?;
+        details.sharding_specs =
+            details.sharding_specs.iter().map(|spec| shard_ids::rebucketed(spec, &attempt)).collect();
+        details.num_shards = attempt.buckets;
+        // By the old shards' names.
+        details.compacted_sstables = Vec::new();
+        details.index_catchup = Vec::new();
+        details.inline_snapshots = None;
+        let version = self.version();
+        let index = new_mem_wal_index_meta(version, details).map_err(failed())?;
+        let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: vec![old] };
+        let committed = CommitBuilder::new(Arc::new(self.dataset.clone()))
+            .with_session(Arc::clone(self.store.session()))
+            .with_commit_handler(Arc::new(NextVersionOnly { read_version: version }))
+            .execute(Transaction::new(version, operation, None))
+            .await;
+        let latest = self.refreshed().await?;
+        match committed {
+            // Also if the answer was lost.
+            _ if latest.spec_id() == attempt.spec_id => Ok(Some(latest)),
+            Err(_) if latest.version() != version => Ok(None),
+            Err(error) => Err(failed()(error)),
+            Ok(_) => Ok(None),
+        }
+    }
+}
+
+/// Commits the version behind the one that was read, and no other: Lance would move the commit on top of what others have committed.
+#[derive(Debug)]
+struct NextVersionOnly {
+    read_version: u64,
+}
+
+#[async_trait]
+impl CommitHandler for NextVersionOnly {
+    // Both as the inner handler answers: a lost answer is resolved by reading the manifest back.
+    fn is_version_not_found_definitive(&self) -> bool {
+        true
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        false
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &LanceObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<ManifestTransaction>,
+    ) -> Result<ManifestLocation, CommitError> {
+        if manifest.version != self.read_version + 1 {
+            return Err(CommitError::OtherError(lance::Error::not_supported("the table has moved on".to_string())));
+        }
+        ConditionalPutCommitHandler
+            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
+            .await
+    }
+}
