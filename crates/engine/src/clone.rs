@@ -232,6 +232,25 @@ fn name_in_clone(base: &BaseTable, table_id: Uuid, source: &CloneSource) -> Shar
     derived.unwrap_or_else(|| shard_id_of_name(table_id, &format!("clone of {id}")))
 }
 
+/// The tags that a clone should have on the tables whose files it shares, and has not: their URLs and names.
+pub(crate) async fn missing_tags(clone: &BaseTable) -> Result<Vec<(String, String)>> {
+    let Some(tag) = clone.table_id().map(tag_of) else {
+        return Ok(Vec::new());
+    };
+    let mut missing = Vec::new();
+    for url in clone.origins() {
+        let there = match BaseTable::open_in_any_state(&clone.lance_store().of_table(&url)?, None).await {
+            Ok(origin) => origin.tags().await?.contains_key(&tag),
+            Err(Error::TableNotFound { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        if !there {
+            missing.push((url, tag.clone()));
+        }
+    }
+    Ok(missing)
+}
+
 /// Gives up the tags of a clone.
 pub(crate) async fn release_base_versions(clone: &BaseTable) -> Result<()> {
     let Some(table_id) = clone.table_id() else {

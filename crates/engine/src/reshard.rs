@@ -266,8 +266,16 @@ async fn abandon(base: &BaseTable, attempt: Resharding) -> Result<()> {
     match base.spec_id() == attempt.spec_id {
         true => finish(&base).await,
         false => {
-            let old = shards::discover(&base).await?.into_iter().filter(|shard| shard.made);
-            unseal_all(&base, old.map(|shard| shard.id).collect()).await
+            let old: Vec<_> = shards::discover(&base).await?.into_iter().filter(|shard| shard.made).collect();
+            // What was made for it holds nothing any more.
+            let new: Vec<ShardId> =
+                (0..attempt.buckets).map(|bucket| base.id_in_attempt(attempt, bucket)).collect::<Result<_>>()?;
+            for shard in &old {
+                for id in &new {
+                    checkpoint::release(&base.shard(shard.id), *id).await?;
+                }
+            }
+            unseal_all(&base, old.into_iter().map(|shard| shard.id).collect()).await
         }
     }
 }
@@ -310,6 +318,17 @@ pub(crate) async fn give_up(base: &BaseTable) -> Result<bool> {
     match base.resharding() {
         Some(attempt) => abandon(&base, attempt).await.map(|()| true),
         None => Ok(false),
+    }
+}
+
+/// Whether a base version has the layout that a writer was opened in. What the writer has in memory says nothing of another one.
+///
+/// # Errors
+/// [`Error::Resharded`].
+pub(crate) async fn check_layout(opened_in: &BaseTable, latest: &BaseTable, shard: ShardId) -> Result<()> {
+    match opened_in.spec_id() == latest.spec_id() {
+        true => Ok(()),
+        false => Err(too_late(opened_in, WalError::Closed { shard }.into()).await),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path as FilePath;
 use object_store::path::Path;
 
 use crate::adopt::inherit;
+use crate::checkpoint::Checkpoint;
 use crate::claim::{OpenOptions, open};
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
@@ -115,10 +116,11 @@ pub async fn unmark_deleted(shard: &Shard, version: ManifestVersion) -> Result<(
     committed.await.map(|_| ())
 }
 
-/// Refuses if somebody needs a moment of the shard, and says who.
+/// Refuses if somebody needs a moment of the shard, and says who. Shards of its own table, which a split has made, go with it.
 pub(crate) fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
     let now = shard.store().surroundings().now();
-    let Some(live) = manifest.checkpoints().iter().find(|c| c.is_live(now)) else {
+    let is_own = |c: &Checkpoint| c.is_pin && c.holder.as_deref() == Some(shard.store().url().as_str());
+    let Some(live) = manifest.checkpoints().iter().find(|c| c.is_live(now) && !is_own(c)) else {
         return Ok(());
     };
     let by = match (&live.holder, live.is_pin) {

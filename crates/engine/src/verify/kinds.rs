@@ -28,6 +28,12 @@ fencepost_wal::finding_kinds! {
     /// A shard of which nothing says which rows it holds.
     SHARD_UNKNOWN = "shard-unknown", Warning,
         "a writer of the whole table refuses; write with `Table::shard_writer`, or find out who made the shard";
+    /// A shard shares SSTables with another one, and has no pin there.
+    PIN_MISSING = "pin-missing", Damage,
+        "garbage collection of the other table may delete what is shared; stop it, and merge this table";
+    /// A clone shares files with a version of another table, and has no tag there.
+    CLONE_TAG_MISSING = "clone-tag-missing", Damage,
+        "Lance's cleanup of the other table may delete what is shared; tag that version again, or copy the clone";
     /// A shard that a deletion of the table has marked, which was refused or died.
     SHARD_DELETED = "shard-deleted", Damage,
         "run `fencepost delete` again; if it is refused, what refuses it is named, and the table is as it was";

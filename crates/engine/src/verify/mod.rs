@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use self::kinds::*;
 use crate::base::BaseTable;
+use crate::clone;
 use crate::error::{Error, Result, without_location};
 use crate::rows::RowFormat;
 use crate::sharding::{ShardValue, Sharding};
@@ -192,9 +193,15 @@ impl TableLook {
                 Err(error) => return Err(error.into()),
             };
             look.judge_shard(&base, id, manifest.as_ref());
+            if let Some(manifest) = manifest.as_ref().filter(|manifest| !manifest.is_deleted()) {
+                look.judge_pins(&base, manifest).await?;
+            }
             sstables.extend(manifest.into_iter().flat_map(|manifest| manifest.sstables).map(|sstable| (id, sstable)));
         }
         look.judge_values(&base);
+        for (url, tag) in clone::missing_tags(&base).await? {
+            look.findings.push(Finding::new(CLONE_TAG_MISSING, url, format!("the tag `{tag}` is not there")));
+        }
         say(sstables.len() as u64, 0);
         look.read_sstables(&base, sstables, say).await?;
         Ok(look)
@@ -250,6 +257,25 @@ impl TableLook {
             let detail = format!("it lists no generation {generation}, and the base table has merged up to {merged}");
             self.findings.push(Finding::new(GENERATION_MISSING, object, detail));
         }
+    }
+
+    /// Whether a shard has a pin on every shard whose SSTables it lists.
+    async fn judge_pins(&mut self, base: &BaseTable, manifest: &ShardManifest) -> Result<()> {
+        let places = manifest.sstables.iter().filter_map(|sstable| sstable.base.as_ref()).map(|base| &base.place);
+        let name = manifest.shard_id.to_string();
+        for place in places.collect::<BTreeSet<_>>() {
+            let there = place.open(base.lance_store().store())?;
+            let pins = match fencepost_wal::checkpoint::list(&there, Some(&name)).await {
+                Ok(pins) => pins,
+                Err(WalError::ShardNotFound { .. }) => Vec::new(),
+                Err(error) => return Err(error.into()),
+            };
+            if !pins.iter().any(|checkpoint| checkpoint.is_pin) {
+                let detail = format!("shard {name} has no pin on shard {} of {}", place.shard_id, place.url);
+                self.add(PIN_MISSING, base, Some(&format!("{MEM_WAL_FOLDER}/{name}")), detail);
+            }
+        }
+        Ok(())
     }
 
     /// Which rows the shards hold (format.md, "What a shard holds").

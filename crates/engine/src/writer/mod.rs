@@ -314,6 +314,7 @@ impl ShardWriter {
     pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
         // Section 9: the base first, so that what was merged is left out.
         let base = self.base.refreshed().await?;
+        reshard::check_layout(&self.base, &base, self.shard.id()).await?;
         let view = self.view()?;
         self.confirm_on(&base).await?;
         Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()

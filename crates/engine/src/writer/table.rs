@@ -191,6 +191,9 @@ impl TableWriter {
                 continue;
             };
             let own = self.shards.all();
+            if let Some(first) = own.first() {
+                reshard::check_layout(&self.base, &base, first.shard_id()).await?;
+            }
             let mut views = own.iter().map(|shard| shard.view()).collect::<Result<Vec<_>>>()?;
             for shard in &own {
                 shard.confirm_on(&base).await?;

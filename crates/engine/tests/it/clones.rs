@@ -425,6 +425,30 @@ async fn schedule_48_a_writer_of_a_deleted_table_meets_what_is_left_of_it() {
     purge(&bucket, "t").await;
 }
 
+/// The pins that a clone needs are proved, too: without them it would be lost later.
+#[tokio::test]
+async fn a_clone_without_its_pins_is_found() {
+    let bucket = Bucket::new();
+    let writer = written(&bucket, "bucket(id,2)").await;
+    writer.flush().await.unwrap();
+    clone(&bucket, "t", "c", None).await;
+    is_whole(&bucket, "c").await;
+    let shards = table_at(&bucket, "c").await.shard_ids().await.unwrap();
+    for id in bucket.table().await.shard_ids().await.unwrap() {
+        let source = fencepost::wal::Shard::new(bucket.process().store, id);
+        for shard in &shards {
+            fencepost::wal::checkpoint::release(&source, *shard).await.unwrap();
+        }
+    }
+    for tag in objects(&bucket, "/t/_refs/tags/fencepost-clone-").await {
+        bucket.inner().delete(&tag[1..].into()).await.unwrap();
+    }
+    let found = table_at(&bucket, "c").await.verify(|_| ()).await.unwrap();
+    let mut kinds: Vec<&str> = found.findings.iter().map(|finding| finding.kind.name).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["clone-tag-missing", "pin-missing", "pin-missing"]);
+}
+
 /// What is no table, or not all of a table's, stays.
 #[tokio::test]
 async fn a_deletion_deletes_a_table_and_nothing_else() {

@@ -160,6 +160,8 @@ async fn schedule_23_a_writer_of_a_sealed_shard_is_fenced_and_told_the_new_layou
                 && error.to_string().contains("open the table again"),
             "{error}"
         );
+        let read = old.provider().await.map(|_| ()).unwrap_err();
+        assert!(matches!(read, Error::Resharded { is_done: true, .. } | Error::Wal(_)), "{read}");
         drop(old);
         let now = bucket.seen().await;
         assert!(now == sealed, "{path}: {now:?}");
@@ -388,6 +390,50 @@ async fn random_histories_with_splits_and_joins_equal_a_model() {
         assert_eq!(bucket.seen().await, expected, "seed {seed}");
     }
     assert!(switched > 30, "{switched}");
+}
+
+/// A writer that has not noticed does not answer from what it has in memory.
+#[tokio::test]
+async fn a_writer_that_slept_through_a_split_reads_nothing_old() {
+    let bucket = Bucket::new();
+    create(&bucket, &["id"], "bucket(id,2)").await;
+    let old = writer(&bucket).await;
+    old.put(ids(0..10)).await.unwrap();
+    reshard(&bucket, 4).await.unwrap();
+    let next = writer(&bucket).await;
+    next.put(rows(&(0..10).map(|id| (id, 7)).collect::<Vec<_>>())).await.unwrap();
+    next.flush().await.unwrap();
+    merge(&bucket.table().await).await;
+    let error = old.provider().await.map(|_| ()).unwrap_err();
+    let Error::Resharded { sharding, is_done: true, .. } = &error else { panic!("{error}") };
+    assert_eq!(sharding.to_string(), "bucket(id,4)");
+    assert!(matches!(old.shards()[0].scan().await.map(|_| ()), Err(Error::Resharded { .. })));
+}
+
+/// A table that was split goes as a whole, and what was given up holds nothing.
+#[tokio::test]
+async fn a_split_table_can_be_deleted_and_one_that_was_given_up_is_collected() {
+    let bucket = Bucket::new();
+    written(&bucket, &["id"], 2).await;
+    let dying = bucket.process();
+    let gate = dying.faults.on(Op::Create).path_contains("t/_versions/").nth(2).stall();
+    let table = dying.table().await;
+    let resharding = tokio::spawn(async move { table.reshard(4, config()).await });
+    assert!(meets(&gate, &resharding).await, "at the switch");
+    resharding.abort();
+    assert!(bucket.table().await.give_up_resharding().await.unwrap());
+    merge(&bucket.table().await).await;
+    gc(&bucket).await;
+    assert_eq!(folders(&bucket).await, BTreeSet::new(), "nobody holds what is merged");
+
+    let bucket = Bucket::new();
+    let before = written(&bucket, &["id"], 2).await;
+    reshard(&bucket, 4).await.unwrap();
+    assert_eq!(bucket.seen().await, before);
+    Table::delete(bucket.process().store, &fencepost::DeleteOptions { purge: true, ..Default::default() })
+        .await
+        .unwrap();
+    assert_eq!(objects(&bucket, "/").await, [""; 0]);
 }
 
 /// Which shard a row goes to never depends on who asks: an old handle of the table opens the new layout.
