@@ -5,16 +5,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fencepost_wal::checkpoint::Checkpoint;
 use fencepost_wal::clone::{self, CloneSource, ClonedLog};
-use fencepost_wal::{Error as WalError, Shard, ShardId, ShardManifest, Store};
+use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, ShardManifest, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use crate::base::{BaseTable, CloneOf, TableState, shard_id_of_name};
-use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
+use crate::checkpoint::{self, CheckpointOptions, Pinner};
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
-use crate::shards::SHARDS_AT_ONCE;
+use crate::shards::{self, SHARDS_AT_ONCE};
 
 /// The tags of base versions that clones need, on every table whose files they share.
 const TAG_PREFIX: &str = "fencepost-clone-";
@@ -131,15 +132,11 @@ async fn from_checkpoint(
     id: Uuid,
     options: &CloneOptions,
 ) -> Result<(BaseTable, CloneReport)> {
-    let checkpoint = checkpoint::find(source, id).await?;
-    let base = checkpoint::base_of(source, &checkpoint).await?;
-    let sources = stream::iter(checkpoint.shards.clone()).map(|part| {
-        let base = &base;
-        async move { CloneSource::read(base.shard(part.shard_id), part.id).await.map_err(|error| gone(base, id, error)) }
-    });
-    let sources: Vec<CloneSource> = sources.buffered(SHARDS_AT_ONCE).try_collect().await?;
-
-    let clone = create(&base, target, &checkpoint, &sources, options).await?;
+    let (base, sources) = match of_checkpoint(source, id).await {
+        Err(error @ Error::NoCheckpoint { .. }) => of_pins(source, target, options).await?.ok_or(error)?,
+        found => found?,
+    };
+    let clone = create(&base, target, id, &sources, options).await?;
     let table_id = clone.table_id().ok_or_else(|| Error::Corrupt {
         url: target.describe(None),
         reason: "it is a clone without a table id".to_owned(),
@@ -177,12 +174,67 @@ async fn from_checkpoint(
     let clone = clone.become_state(TableState::Ready).await?;
     let report = CloneReport {
         checkpoint: id,
-        base_version: checkpoint.base_version,
+        base_version: base.version(),
         shards: copied.len() as u64,
         log_entries: copied.iter().map(|log| log.entries).sum(),
         log_bytes: copied.iter().map(|log| log.bytes).sum(),
     };
     Ok((clone, report))
+}
+
+/// What a checkpoint has of each shard, and its base version.
+async fn of_checkpoint(source: &BaseTable, id: Uuid) -> Result<(BaseTable, Vec<CloneSource>)> {
+    let checkpoint = checkpoint::find(source, id).await?;
+    let base = checkpoint::base_of(source, &checkpoint).await?;
+    let sources = stream::iter(checkpoint.shards.clone()).map(|part| {
+        let base = &base;
+        async move { CloneSource::read(base.shard(part.shard_id), part.id).await.map_err(|error| gone(base, id, error)) }
+    });
+    let sources: Vec<CloneSource> = sources.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    Ok((base, sources))
+}
+
+/// The same of the pins that an earlier run has made, once it had made all of them: its tag on the base version comes after them. Then the
+/// checkpoint may be gone.
+async fn of_pins(
+    source: &BaseTable,
+    target: &LanceStore,
+    options: &CloneOptions,
+) -> Result<Option<(BaseTable, Vec<CloneSource>)>> {
+    let begun = match BaseTable::open_in_any_state(target, options.wal_store.clone()).await {
+        Ok(begun) => begun,
+        Err(Error::TableNotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(table_id) = begun.table_id() else {
+        return Ok(None);
+    };
+    let Some(base) = source.at_tag(&tag_of(table_id)).await? else {
+        return Ok(None);
+    };
+    let mut sources = Vec::new();
+    for id in shards::list(&base).await? {
+        let shard = base.shard(id);
+        let pins = match fencepost_wal::checkpoint::list(&shard, None).await {
+            Ok(pins) => pins,
+            // A folder is all that there is of it.
+            Err(WalError::ShardNotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let is_its = |pin: &&Checkpoint| pin.is_pin && pin.holder.as_deref() == Some(target.store().url().as_str());
+        for pin in pins.iter().filter(is_its) {
+            let mut source = CloneSource::read(shard.clone(), pin.id).await?;
+            let name = name_in_clone(&base, table_id, &source);
+            // One of a clone that was here before has another name.
+            if Some(name.to_string()) == pin.name {
+                // As the run that began it has written it down.
+                let begun = ManifestStore::new(begun.shard(name)).latest_existing().await?;
+                source.checkpoint.id = begun.origin().map_or(pin.id, |origin| origin.checkpoint);
+                sources.push(source);
+            }
+        }
+    }
+    Ok(Some((base, sources)))
 }
 
 fn gone(base: &BaseTable, id: Uuid, error: WalError) -> Error {
@@ -196,7 +248,7 @@ fn gone(base: &BaseTable, id: Uuid, error: WalError) -> Error {
 async fn create(
     base: &BaseTable,
     target: &LanceStore,
-    checkpoint: &TableCheckpoint,
+    checkpoint: Uuid,
     sources: &[CloneSource],
     options: &CloneOptions,
 ) -> Result<BaseTable> {
@@ -210,13 +262,12 @@ async fn create(
         let table_id = target.store().surroundings().fresh_id();
         let of = |source: &CloneSource| (source.shard.id(), name_in_clone(base, table_id, source));
         let shards: BTreeMap<ShardId, ShardId> = sources.iter().map(of).collect();
-        let clone =
-            CloneOf { table_id, checkpoint: checkpoint.id, shards: &shards, wal_store: options.wal_store.as_ref() };
+        let clone = CloneOf { table_id, checkpoint, shards: &shards, wal_store: options.wal_store.as_ref() };
         base.create_clone(target, &clone).await?;
     }
     // Somebody else may have been faster, with whatever.
     let there = there().await?;
-    match there.state()? == TableState::Cloning && there.origin_checkpoint() == Some(checkpoint.id) {
+    match there.state()? == TableState::Cloning && there.origin_checkpoint() == Some(checkpoint) {
         true => Ok(there),
         false => Err(Error::TableExists { url: target.describe(None) }),
     }

@@ -18,6 +18,7 @@ use crate::base::{BaseTable, TableState};
 use crate::clone;
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
+use crate::shards;
 
 /// What Lance and Fencepost put into a table's folder. Anything else there is somebody's own, and stays.
 const OWN_FOLDERS: [&str; 7] =
@@ -84,13 +85,7 @@ pub(crate) async fn delete(store: &Store, options: &DeleteOptions) -> Result<Del
     report.objects += sweep(store, store.root(), |path| !is_own(store, path) || kept.contains(path)).await?;
     report.fences = kept.len() as u64;
     remove_folders(store, &OWN_FOLDERS, options.purge).await?;
-    match base {
-        Some(_) if report.objects == 0 => Err(Error::TableNotFound {
-            url: lance.describe(None),
-            reason: "it was deleted; `--purge` deletes what is left of it".to_owned(),
-        }),
-        _ => Ok(report),
-    }
+    Ok(report)
 }
 
 /// The folders of an object's path below the table's root.
@@ -158,18 +153,21 @@ async fn mark(base: &BaseTable, open: &OpenOptions) -> Result<(BaseTable, Vec<(S
         }
     }
     // From here on nobody opens the table, clones it, makes a checkpoint of it or gives it another shard.
-    let deleting = base.become_state(TableState::Deleting).await?;
+    let token = base.lance_store().store().surroundings().fresh_id();
+    let deleting = base.become_deleting(token).await?;
     let mut marked = Vec::new();
     match mark_all(&Place::Table(&deleting), open, &mut marked).await {
         Ok(marked) => Ok((deleting.in_any_state().await?, marked)),
         Err(error) => {
-            // Objects go only when all shards are marked. What this call has not marked is not its own to take back.
-            if before != TableState::Deleting {
-                for (shard, found) in marked.iter().filter(|(_, found)| found.newly) {
+            // Objects go only when all shards are marked, so nobody deletes any yet. What another deleter has marked since is another version, and
+            // its token is another one.
+            for (shard, found) in &marked {
+                if !shards::is_of_another_table(&deleting, &found.manifest) {
                     unmark_deleted(shard, found.manifest.version).await?;
                 }
-                deleting.become_state(before).await?;
             }
+            let state = if before == TableState::Cloning { before } else { TableState::Ready };
+            deleting.become_undeleted(token, state).await?;
             Err(error)
         }
     }
@@ -203,7 +201,11 @@ async fn mark_all(
 async fn release(lance: &LanceStore, base: Option<&BaseTable>, shards: &[(Shard, Marked)]) -> Result<()> {
     for (shard, found) in shards {
         for place in found.manifest.origin().map_or(&[][..], |origin| &origin.pins) {
-            checkpoint::release(&place.open(lance.store())?, shard.id()).await?;
+            let there = place.open(lance.store())?;
+            // A shard of its own table goes with it.
+            if !there.store().is_same_place(lance.store()) {
+                checkpoint::release(&there, shard.id()).await?;
+            }
         }
     }
     match base {

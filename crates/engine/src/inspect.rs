@@ -148,7 +148,7 @@ async fn inspect_shard(base: &BaseTable, coverage: &IndexCoverage, found: TableS
             wal_store: manifest.wal_store().map(|wal_store| wal_store.url.clone()),
             wal_store_may_be_wiped: manifest.wal_store().is_some() && manifest.wal_store_may_be_wiped(),
             checkpoints: live().filter(|c| !c.is_pin).count() as u64,
-            pinned_by: live().filter_map(|c| c.holder.clone()).collect(),
+            pinned_by: live().filter_map(|c| c.holder.clone()).filter(|url| !url.is_empty()).collect(),
             rows_in_log,
             current_generation: manifest.current_generation.get(),
             sstables: sstables.collect(),

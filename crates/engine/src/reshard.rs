@@ -56,7 +56,7 @@ pub(crate) async fn reshard(
     let from = check(&base, to)?;
     if let Some(attempt) = base.resharding() {
         if base.spec_id() == attempt.spec_id {
-            finish(&base).await?;
+            finish(&base, attempt).await?;
         } else if attempt.buckets != to {
             return Err(Error::NotSupported(format!(
                 "the table at {} is about to get {} buckets by a call that was not finished; ask for that number again, or give \
@@ -89,6 +89,12 @@ fn check(base: &BaseTable, to: u32) -> Result<u32> {
             base.sharding()
         )));
     };
+    if !base.has_table_id() || base.spec_id() == 0 {
+        return Err(Error::NotSupported(format!(
+            "the table at {place} was made by another program, and cannot be split or joined as it is: run `fencepost adopt` (`Table::adopt`) \
+             once, and merge what it has"
+        )));
+    }
     let (less, more) = ((*buckets).min(to), (*buckets).max(to));
     let is_power = less > 0 && more % less == 0 && (more / less).is_power_of_two();
     match is_power && to <= MAX_BUCKETS {
@@ -109,19 +115,29 @@ async fn attempt(
     config: &WriterConfig,
 ) -> Result<Option<u64>> {
     let base = base.refreshed().await?;
+    if check(&base, to)? != from {
+        return Err(given_up(&base));
+    }
+    let (base, attempt) = match base.resharding() {
+        Some(attempt) if base.spec_id() < attempt.spec_id && attempt.buckets == to => (base, attempt),
+        Some(_) => return Err(given_up(&base)),
+        None => {
+            let spec_id = highest_spec(&base).await?.max(base.last_attempt()).saturating_add(1);
+            let token = base.lance_store().store().surroundings().fresh_id();
+            let attempt = Resharding { spec_id, buckets: to, token };
+            match base.begin_resharding(attempt).await? {
+                Some(begun) => (begun, attempt),
+                None => return Ok(None),
+            }
+        }
+    };
     // One shard for each bucket, and nothing else: otherwise a row could be in two places.
     let old = shards::for_writing(&base, shards::discover(&base).await?)?;
-    let attempt = match base.resharding() {
-        Some(attempt) => attempt,
-        None => Resharding { spec_id: highest_spec(&base).await?.saturating_add(1), buckets: to },
-    };
-    let base = base.set_resharding(Some(attempt)).await?;
     let sealed = stream::iter(old).map(|shard| {
         let (base, cache) = (base.clone(), Arc::clone(cache));
         async move {
-            if !shard.made {
-                shards::make(&base, shard.id, &shard.value).await?;
-            }
+            // A folder may be all that there is of it.
+            shards::make(&base, shard.id, &shard.value).await?;
             let source = seal(&base, cache, shard.id, config).await?;
             Ok::<_, Error>((shard.value, source))
         }
@@ -130,7 +146,7 @@ async fn attempt(
 
     // Section 9: the base first. What it has merged by now need not be listed; what is merged from here on makes another attempt.
     let base = base.refreshed().await?;
-    if base.resharding() != Some(attempt) {
+    if base.resharding() != Some(attempt) || base.spec_id() >= attempt.spec_id {
         return Err(given_up(&base));
     }
     let mut sources: BTreeMap<u32, CloneSource> = BTreeMap::new();
@@ -159,7 +175,8 @@ async fn attempt(
             let manifests = ManifestStore::new(shard);
             manifests.initialize(first.clone()).await?;
             let there = manifests.latest_existing().await?;
-            Ok::<_, Error>(there.sstables == first.sstables)
+            let is_same = there.sstables == first.sstables && there.shard_field_entries == first.shard_field_entries;
+            Ok::<_, Error>(is_same && there.shard_spec_id == first.shard_spec_id)
         }
     });
     let made: Vec<bool> = made.buffered(SHARDS_AT_ONCE).try_collect().await?;
@@ -172,7 +189,7 @@ async fn attempt(
         abandon(&base, attempt).await?;
         return Ok(None);
     };
-    finish(&switched).await?;
+    finish(&switched, attempt).await?;
     for source in sources.values() {
         if let Err(error) = checkpoint::delete(&source.shard, source.checkpoint.id).await {
             tracing::debug!(shard = %source.shard.id(), %error, "the checkpoint of a shard that was split or joined is left until it expires");
@@ -246,38 +263,51 @@ async fn seal(base: &BaseTable, cache: Arc<SsTableCache>, id: ShardId, config: &
     let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINTS), ..CheckpointOptions::default() };
     let made = checkpoint::create(&shard, &options).await?;
     let source = CloneSource::read(shard, made.id).await?;
-    match source.checkpoint.manifest.status {
-        ShardStatus::Sealed => Ok(source),
+    let pinned = &source.checkpoint.manifest;
+    if pinned.status == ShardStatus::Active {
         // Somebody gave the attempt up.
-        ShardStatus::Active => Err(given_up(&base.refreshed().await?)),
+        return Err(given_up(&base.refreshed().await?));
+    }
+    // Nothing of the log goes along. (Sealing has flushed it; behind R there are sentinels at most.)
+    let has_rows = |n: &u64| !pinned.fences().iter().any(|fence| fence.position.get() == *n);
+    match (pinned.replay_after.get() + 1..=source.checkpoint.tail.get()).find(has_rows) {
+        None => Ok(source),
+        Some(n) => Err(Error::Corrupt {
+            url: base.lance_store().describe(None),
+            reason: format!(
+                "shard {id} is sealed, and entry {n} of its log was not flushed; give the split up (`--abort`), and flush"
+            ),
+        }),
     }
 }
 
 /// After the switch: the new shards take writers, and nothing is under way any more.
-async fn finish(base: &BaseTable) -> Result<()> {
+async fn finish(base: &BaseTable, attempt: Resharding) -> Result<()> {
     let ids: Vec<ShardId> = base.fixed_shards().iter().map(|(id, _)| *id).collect();
     unseal_all(base, ids).await?;
-    base.set_resharding(None).await.map(|_| ())
+    base.end_resharding(attempt).await.map(|_| ())
 }
 
 /// Gives an attempt up that did not come to its switch. From the commit on it cannot any more; only then the old shards take writers again.
 async fn abandon(base: &BaseTable, attempt: Resharding) -> Result<()> {
-    let base = base.set_resharding(None).await?;
-    match base.spec_id() == attempt.spec_id {
-        true => finish(&base).await,
-        false => {
-            let old: Vec<_> = shards::discover(&base).await?.into_iter().filter(|shard| shard.made).collect();
-            // What was made for it holds nothing any more.
-            let new: Vec<ShardId> =
-                (0..attempt.buckets).map(|bucket| base.id_in_attempt(attempt, bucket)).collect::<Result<_>>()?;
-            for shard in &old {
-                for id in &new {
-                    checkpoint::release(&base.shard(shard.id), *id).await?;
-                }
-            }
-            unseal_all(&base, old.into_iter().map(|shard| shard.id).collect()).await
+    let (base, was_under_way) = base.end_resharding(attempt).await?;
+    if base.spec_id() == attempt.spec_id {
+        return finish(&base, attempt).await;
+    }
+    if !was_under_way {
+        // What is under way now is somebody else's.
+        return Ok(());
+    }
+    let old: Vec<_> = shards::discover(&base).await?.into_iter().filter(|shard| shard.made).collect();
+    unseal_all(&base, old.iter().map(|shard| shard.id).collect()).await?;
+    // What was made for it holds nothing any more.
+    for bucket in 0..attempt.buckets {
+        let new = base.id_in_attempt(attempt, bucket)?;
+        for shard in &old {
+            checkpoint::release(&base.shard(shard.id), new).await?;
         }
     }
+    Ok(())
 }
 
 async fn unseal_all(base: &BaseTable, shards: Vec<ShardId>) -> Result<()> {
@@ -294,6 +324,10 @@ pub(crate) async fn unseal(base: &BaseTable, shard: &Shard) -> Result<bool> {
     let manifests = ManifestStore::new(shard.clone());
     for _ in 0..MAX_ROUNDS {
         let sealed = match manifests.latest_certain().await? {
+            // Lance seals a shard whose table is being dropped, and that stays: its manifests have none of our fields.
+            Some(manifest) if manifest.status == ShardStatus::Sealed && manifest.collectable().is_err() => {
+                return Ok(false);
+            }
             Some(manifest) if manifest.status == ShardStatus::Sealed => manifest,
             Some(_) => return Ok(true),
             None => return Ok(false),

@@ -1,5 +1,6 @@
 //! A table: creating, opening, and the ways into it. Holds no rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +229,15 @@ impl Table {
     /// Errors of reading.
     pub async fn checkpoints(&self, name: Option<&str>) -> Result<Vec<TableCheckpoint>> {
         checkpoint::list(&self.base, name).await
+    }
+
+    /// The ids of checkpoints of which parts are missing, with the number of parts that are there. They are being made or deleted, or somebody
+    /// died at that; until they expire, or are [deleted](Self::delete_checkpoint), they hold what their parts hold.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn unfinished_checkpoints(&self) -> Result<BTreeMap<Uuid, u64>> {
+        checkpoint::unfinished(&self.base).await
     }
 
     /// The checkpoint of this id; or the newest of this name.

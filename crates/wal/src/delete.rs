@@ -7,7 +7,7 @@ use std::path::Path as FilePath;
 use object_store::path::Path;
 
 use crate::adopt::inherit;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, OWN_TABLE};
 use crate::claim::{OpenOptions, open};
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
@@ -44,7 +44,7 @@ pub async fn check_unpinned(shard: &Shard) -> Result<()> {
 }
 
 /// Takes the shard over, and marks it as deleted: nobody opens it, pins it or clones it any more. One that is marked
-/// already is left as it is; `None` if there is none. A shard that takes no writer (sealed, a clone that is not finished) or whose log is
+/// already is marked by this call, too; `None` if there is none. A shard that takes no writer (sealed, a clone that is not finished) or whose log is
 /// damaged is marked without being taken over.
 ///
 /// # Errors
@@ -57,7 +57,12 @@ pub async fn mark_deleted(shard: &Shard, options: &OpenOptions) -> Result<Option
             return Ok(None);
         };
         if latest.is_deleted() {
-            return Ok(Some(Marked { manifest: latest, newly: false }));
+            // Over the mark of whoever made it: from here on nobody else takes it back.
+            match take_over(&manifests, latest.version).await {
+                Ok(manifest) => return Ok(Some(Marked { manifest, newly: false })),
+                Err(Error::Contention { .. }) => continue,
+                Err(error) => return Err(error),
+            }
         }
         refuse_pinned(shard, &inherit(shard, &manifests, latest).await?)?;
         let marked = match open(shard, options).await {
@@ -81,6 +86,16 @@ pub async fn mark_deleted(shard: &Shard, options: &OpenOptions) -> Result<Option
         }
     }
     Err(Error::Contention { shard: shard.id(), attempts: MAX_ROUNDS })
+}
+
+async fn take_over(manifests: &ManifestStore, version: ManifestVersion) -> Result<ShardManifest> {
+    let committed = manifests.commit(None, |next| {
+        std::future::ready(match next.version == version {
+            true => Ok(next),
+            false => Err(Error::Contention { shard: next.shard_id, attempts: 1 }),
+        })
+    });
+    Ok(committed.await?.manifest)
 }
 
 async fn mark_unowned(shard: &Shard, manifests: &ManifestStore) -> Result<ShardManifest> {
@@ -119,7 +134,7 @@ pub async fn unmark_deleted(shard: &Shard, version: ManifestVersion) -> Result<(
 /// Refuses if somebody needs a moment of the shard, and says who. Shards of its own table, which a split has made, go with it.
 pub(crate) fn refuse_pinned(shard: &Shard, manifest: &ShardManifest) -> Result<()> {
     let now = shard.store().surroundings().now();
-    let is_own = |c: &Checkpoint| c.is_pin && c.holder.as_deref() == Some(shard.store().url().as_str());
+    let is_own = |c: &Checkpoint| c.is_pin && c.holder.as_deref() == Some(OWN_TABLE);
     let Some(live) = manifest.checkpoints().iter().find(|c| c.is_live(now) && !is_own(c)) else {
         return Ok(());
     };

@@ -176,6 +176,13 @@ impl Store {
         Ok(Self { root: root.ok_or_else(invalid)?, url: parsed, ..self.clone() })
     }
 
+    /// Whether both are one folder of one bucket, as far as their URLs tell.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        scheme_of(&self.url) == scheme_of(&other.url)
+            && self.url.host_str() == other.url.host_str()
+            && self.root == other.root
+    }
+
     /// The same store seen by the process of another one: its clock, its dice, its patience.
     pub(crate) fn in_surroundings_of(self, other: &Self) -> Self {
         Self { retry: other.retry.clone(), surroundings: Arc::clone(&other.surroundings), ..self }

@@ -40,9 +40,16 @@ async fn create(args: CheckpointCreateArgs) -> Result<()> {
 async fn list(args: CheckpointListArgs) -> Result<()> {
     let table = table::open(&args.table).await?;
     let found = table.checkpoints(args.name.as_deref()).await?;
-    let text: Vec<String> = found.iter().map(to_text).collect();
+    let mut text: Vec<String> = found.iter().map(to_text).collect();
+    // Nobody can use them, and they hold something: whoever looks for what holds it has to see them.
+    let unfinished = table.unfinished_checkpoints().await?;
+    text.extend(unfinished.iter().map(|(id, parts)| {
+        format!("checkpoint {id}: not finished, {} (`fencepost checkpoint delete` gives it up)", plural(*parts, "part"))
+    }));
     let text = if text.is_empty() { "no checkpoints".to_string() } else { text.join("\n") };
-    output::result(args.output.output, &text, &json!(found.iter().map(to_json).collect::<Vec<_>>()))
+    let unfinished = unfinished.iter().map(|(id, parts)| json!({ "id": id.to_string(), "unfinished_parts": parts }));
+    let value: Vec<Value> = found.iter().map(to_json).chain(unfinished).collect();
+    output::result(args.output.output, &text, &json!(value))
 }
 
 async fn refresh(args: CheckpointRefreshArgs) -> Result<()> {

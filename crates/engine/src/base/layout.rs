@@ -2,6 +2,7 @@
 //! second attempt can come in between. Which shards belong to which layout is told here, too; how they are made is
 //! `crate::reshard`'s.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,11 +18,13 @@ use lance_table::io::commit::{
 use lance_table::io::manifest::read_manifest_indexes;
 use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
 use object_store::path::Path;
+use uuid::Uuid;
 
 use super::{BaseTable, shard_ids};
 use crate::error::{Error, Result};
 
-/// The split or join that is under way: `{spec id} {buckets}`. Absent: none is.
+/// The split or join that is under way: `{spec id} {buckets} {token}`; or `none {spec id}`, the number of the last one. A number is never given
+/// twice: a shard that an attempt has left, or makes after it was given up, is of no layout that ever comes to be.
 pub(super) const RESHARDING_KEY: &str = "fencepost.resharding";
 const NONE: &str = "none";
 
@@ -32,6 +35,8 @@ pub(crate) struct Resharding {
     pub(crate) spec_id: u32,
     /// Its number of buckets.
     pub(crate) buckets: u32,
+    /// Random: one attempt is not taken for another.
+    pub(crate) token: Uuid,
 }
 
 impl BaseTable {
@@ -41,37 +46,71 @@ impl BaseTable {
     }
 
     /// Whether a shard is one of this version's layout. Those of an earlier one are sealed for good; those of a later one, or of one that never
-    /// came to be, are nobody's yet. A shard of no spec is one that Lance made, and has unknown rows.
+    /// came to be, are nobody's yet. Of shards that no split has made or left nothing is told here.
     pub(crate) fn is_of_layout(&self, manifest: &ShardManifest) -> bool {
         let (ours, its) = (self.spec_id(), manifest.shard_spec_id);
-        its == ours || its == 0 || ours == 0 || (its < ours && manifest.status == ShardStatus::Active)
+        match its.cmp(&ours) {
+            Ordering::Equal => true,
+            Ordering::Greater => manifest.origin().is_none() || manifest.table_id().is_none(),
+            Ordering::Less => manifest.status == ShardStatus::Active || self.spec.layout() == 0,
+        }
     }
 
     /// The split or join that is under way.
     pub(crate) fn resharding(&self) -> Option<Resharding> {
-        let (spec_id, buckets) = self.dataset.config().get(RESHARDING_KEY)?.split_once(' ')?;
-        Some(Resharding { spec_id: spec_id.parse().ok()?, buckets: buckets.parse().ok()? })
+        let mut words = self.dataset.config().get(RESHARDING_KEY)?.split(' ');
+        let (spec_id, buckets, token) = (words.next()?, words.next()?, words.next()?);
+        Some(Resharding {
+            spec_id: spec_id.parse().ok()?,
+            buckets: buckets.parse().ok()?,
+            token: Uuid::try_parse(token).ok()?,
+        })
     }
 
-    /// Begins one, or with `None` ends it, whether it came to its switch or not. A switch that is prepared for an earlier version fails from
-    /// then on.
-    pub(crate) async fn set_resharding(&self, attempt: Option<Resharding>) -> Result<Self> {
+    /// The highest number that an attempt has had.
+    pub(crate) fn last_attempt(&self) -> u32 {
+        let text = self.dataset.config().get(RESHARDING_KEY).map_or("", String::as_str);
+        let number = text.strip_prefix(NONE).unwrap_or(text).split_whitespace().next();
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// Begins an attempt in the layout of this version. `None`: somebody else has begun one, or has switched; look again.
+    pub(crate) async fn begin_resharding(&self, attempt: Resharding) -> Result<Option<Self>> {
+        let text = format!("{} {} {}", attempt.spec_id, attempt.buckets, attempt.token.as_hyphenated());
+        let latest = self.with_resharding(&text).await?;
+        // What this attempt does it does after this look, so what came in between is seen here.
+        let is_ours = latest.resharding() == Some(attempt) && latest.spec_id() == self.spec_id();
+        Ok((is_ours && attempt.spec_id > latest.spec_id()).then_some(latest))
+    }
+
+    /// Ends an attempt, whether it came to its switch or not. A switch that is prepared for an earlier version fails from then on. False: it is not
+    /// under way (any more), and what is is somebody else's.
+    pub(crate) async fn end_resharding(&self, attempt: Resharding) -> Result<(Self, bool)> {
         let latest = self.refreshed().await?;
-        if latest.resharding() == attempt {
-            return Ok(latest);
+        if latest.resharding() != Some(attempt) {
+            return Ok((latest, false));
         }
-        let text = attempt.map_or_else(|| NONE.to_owned(), |a| format!("{} {}", a.spec_id, a.buckets));
-        let mut dataset = latest.dataset.clone();
-        let committed = dataset.update_config([(RESHARDING_KEY, text.as_str())]).await;
-        // Of two who do it at once one is refused, and a lost answer looks the same: what the table says now counts.
-        let latest = latest.refreshed().await?;
-        match committed {
-            _ if latest.resharding() == attempt => Ok(latest),
-            Err(e) => Err(Error::lance(format!("beginning to reshard {}", self.store.describe(None)))(e)),
-            Ok(_) => Err(Error::NotSupported(format!(
-                "somebody else began to split or join {} at the same moment; try again",
+        let latest = latest.with_resharding(&format!("{NONE} {}", attempt.spec_id)).await?;
+        match latest.resharding() == Some(attempt) {
+            true => Err(Error::NotSupported(format!(
+                "the split or join of {} could not be ended, because others commit to it; try again",
                 self.store.describe(None)
             ))),
+            false => Ok((latest, true)),
+        }
+    }
+
+    /// Commits the key on top of this version. Lance refuses it if somebody else has changed that since, and a lost answer looks the same: what
+    /// the table says now counts.
+    async fn with_resharding(&self, text: &str) -> Result<Self> {
+        let mut dataset = self.dataset.clone();
+        let committed = dataset.update_config([(RESHARDING_KEY, text)]).await;
+        let latest = self.refreshed().await?;
+        match committed {
+            Err(e) if latest.version() == self.version() => {
+                Err(Error::lance(format!("beginning or ending to reshard {}", self.store.describe(None)))(e))
+            }
+            _ => Ok(latest),
         }
     }
 
@@ -93,6 +132,9 @@ impl BaseTable {
     /// The switch: on top of exactly this version, the table has the attempt's buckets, and nothing of the new shards is merged. `None`:
     /// somebody has committed meanwhile.
     pub(crate) async fn switch(&self, attempt: Resharding) -> Result<Option<Self>> {
+        if self.resharding() != Some(attempt) || self.spec_id() >= attempt.spec_id {
+            return Ok(None);
+        }
         let failed = || Error::lance(format!("switching {} to {} buckets", self.store.describe(None), attempt.buckets));
         let own = self.store.object_store().await?;
         let (location, manifest) = (self.dataset.manifest_location(), self.dataset.manifest());

@@ -55,6 +55,11 @@ impl TableSpec {
         self.id
     }
 
+    /// Counts the splits and joins, roughly; 0: there was none.
+    pub(super) fn layout(&self) -> u32 {
+        self.layout
+    }
+
     /// The id of the shard of a value in a table of this layout; see [`shard_id_for`].
     pub(super) fn shard_id(&self, table_id: Uuid, value: &ShardValue) -> Option<ShardId> {
         shard_id_for(table_id, self.layout, value)

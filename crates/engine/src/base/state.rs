@@ -40,7 +40,7 @@ impl BaseTable {
     /// [`Error::NotSupported`] for a state that this Fencepost does not know.
     pub(crate) fn state(&self) -> Result<TableState> {
         let states = [TableState::Ready, TableState::Cloning, TableState::Deleting];
-        match self.dataset.config().get(STATE_KEY) {
+        match self.dataset.config().get(STATE_KEY).map(|text| text.split(' ').next().unwrap_or_default()) {
             None => Ok(TableState::Ready),
             Some(text) => states.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
                 let place = self.store.describe(None);
@@ -69,6 +69,48 @@ impl BaseTable {
             }
         };
         Err(Error::TableNotReady { url: self.store.describe(None), reason })
+    }
+
+    /// Says that the table is being deleted, by whoever has this token, and by nobody else any more.
+    pub(crate) async fn become_deleting(&self, token: Uuid) -> Result<Self> {
+        let text = format!("{} {}", TableState::Deleting.as_str(), token.as_hyphenated());
+        let latest = self.in_any_state().await?;
+        let mut dataset = latest.dataset.clone();
+        let committed = dataset.update_config([(STATE_KEY, text.as_str())]).await;
+        let latest = latest.in_any_state().await?;
+        match committed {
+            _ if latest.deleter() == Some(token) => Ok(latest),
+            Err(e) => Err(Error::lance(format!("marking {} as deleted", self.store.describe(None)))(e)),
+            Ok(_) => Err(latest.deleted_by_another()),
+        }
+    }
+
+    /// Takes back what [`become_deleting`](Self::become_deleting) said, if nobody has said it since. Lance refuses the change if somebody
+    /// does at the same moment.
+    pub(crate) async fn become_undeleted(&self, token: Uuid, state: TableState) -> Result<()> {
+        let latest = self.in_any_state().await?;
+        if latest.deleter() != Some(token) {
+            return Err(latest.deleted_by_another());
+        }
+        let mut dataset = latest.dataset.clone();
+        let committed = dataset.update_config([(STATE_KEY, state.as_str())]).await;
+        match (latest.in_any_state().await?.state()?, committed) {
+            (now, _) if now == state => Ok(()),
+            (_, Err(e)) => Err(Error::lance(format!("taking back the deletion of {}", self.store.describe(None)))(e)),
+            (_, Ok(_)) => Err(latest.deleted_by_another()),
+        }
+    }
+
+    fn deleter(&self) -> Option<Uuid> {
+        let (state, token) = self.dataset.config().get(STATE_KEY)?.split_once(' ')?;
+        (state == TableState::Deleting.as_str()).then(|| Uuid::try_parse(token).ok()).flatten()
+    }
+
+    fn deleted_by_another(&self) -> Error {
+        Error::NotSupported(format!(
+            "the table at {} is being deleted by somebody else; run the deletion again",
+            self.store.describe(None)
+        ))
     }
 
     /// Commits another state.

@@ -64,7 +64,14 @@ pub(crate) async fn make(
         };
         match made {
             Ok(true) => match base.at_tag(&tag_of(id)).await? {
-                Some(_) => return find(base, id).await,
+                Some(_) => {
+                    // A deletion that has begun meanwhile would be refused by it, for nothing.
+                    if let Err(error) = base.refreshed().await {
+                        give_up(base, id).await;
+                        return Err(error);
+                    }
+                    return find(base, id).await;
+                }
                 // A collector took it for one that nobody needs.
                 None => give_up(base, id).await,
             },

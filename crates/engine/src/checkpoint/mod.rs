@@ -155,6 +155,14 @@ pub(crate) async fn list(base: &BaseTable, name: Option<&str>) -> Result<Vec<Tab
     Ok(found)
 }
 
+/// The ids of those of which parts are missing, with the number of parts that are there: they are being made or deleted, or their makers
+/// died.
+pub(crate) async fn unfinished(base: &BaseTable) -> Result<BTreeMap<Uuid, u64>> {
+    let parts = parts(base).await?;
+    let unfinished = parts.into_iter().filter(|(id, parts)| TableCheckpoint::of(*id, parts).is_none());
+    Ok(unfinished.map(|(id, parts)| (id, parts.len() as u64)).collect())
+}
+
 /// One of them.
 ///
 /// # Errors

@@ -136,8 +136,7 @@ async fn known_shards(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
     let mut listed = shards::list(base).await?;
     let deleted = stream::iter(listed.clone()).map(|id| async move {
         match ManifestStore::new(shard(base, id)).latest().await {
-            // Of a table that was at this place before.
-            Ok(manifest) => Ok(manifest.filter(|manifest| shards::is_of_another_table(base, manifest)).map(|_| id)),
+            Ok(manifest) => Ok(manifest.filter(|manifest| is_nobodys(base, manifest)).map(|_| id)),
             Err(WalError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(Error::from(error)),
         }
@@ -146,6 +145,12 @@ async fn known_shards(base: &BaseTable) -> Result<BTreeSet<ShardId>> {
     listed.retain(|id| !deleted.contains(&Some(*id)));
     let fixed = base.fixed_shards().iter().map(|(id, _)| *id);
     Ok(listed.into_iter().chain(fixed).chain(base.merged().keys().copied()).collect())
+}
+
+/// Whether a shard was left by a table that was at this place before, or by a split that never came to its switch: what it lists may be gone.
+fn is_nobodys(base: &BaseTable, manifest: &ShardManifest) -> bool {
+    let never_came_to_be = manifest.shard_spec_id > base.spec_id() && !base.is_of_layout(manifest);
+    never_came_to_be || shards::is_of_another_table(base, manifest)
 }
 
 fn shard(base: &BaseTable, id: ShardId) -> Shard {
@@ -193,7 +198,9 @@ impl TableLook {
                 Err(error) => return Err(error.into()),
             };
             look.judge_shard(&base, id, manifest.as_ref());
-            if let Some(manifest) = manifest.as_ref().filter(|manifest| !manifest.is_deleted()) {
+            // A shard of a layout that never came to be, or is no more, needs nothing.
+            let needs_pins = |manifest: &&ShardManifest| !manifest.is_deleted() && base.is_of_layout(manifest);
+            if let Some(manifest) = manifest.as_ref().filter(needs_pins) {
                 look.judge_pins(&base, manifest).await?;
             }
             sstables.extend(manifest.into_iter().flat_map(|manifest| manifest.sstables).map(|sstable| (id, sstable)));

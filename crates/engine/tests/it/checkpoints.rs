@@ -226,7 +226,7 @@ async fn checkpoints_have_names_and_lifetimes() {
 /// Killed behind each of its writes: what is left holds nothing for ever, and is no checkpoint.
 #[tokio::test]
 async fn a_checkpoint_whose_maker_dies_is_none_and_goes() {
-    let mut deaths = 0;
+    let (mut deaths, mut seen_unfinished) = (0, 0);
     for nth in 1.. {
         let bucket = Bucket::new();
         let writer = written(&bucket, "bucket(id,3)").await;
@@ -247,13 +247,16 @@ async fn a_checkpoint_whose_maker_dies_is_none_and_goes() {
         for made in &there {
             assert_eq!(at(&bucket, made.id).await, before);
         }
+        let unfinished = bucket.table().await.unfinished_checkpoints().await.unwrap();
+        seen_unfinished += unfinished.len();
+        assert!(there.len() + unfinished.len() <= 1);
         go_on(&bucket, &writer).await;
         gc(&bucket).await;
         assert_eq!(bucket.table().await.checkpoints(None).await.unwrap(), []);
         assert_eq!(objects(&bucket, "/_refs/tags/").await, [""; 0]);
         assert_eq!(objects(&bucket, "/checkpoints/").await, [""; 0]);
     }
-    assert!(deaths >= 7, "{deaths}");
+    assert!(deaths >= 7 && seen_unfinished >= 2, "{deaths} {seen_unfinished}");
 }
 
 /// Rows go on being put by other tasks: those that were accepted before are in, and of each task a prefix.

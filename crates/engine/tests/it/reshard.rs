@@ -392,6 +392,49 @@ async fn random_histories_with_splits_and_joins_equal_a_model() {
     assert!(switched > 30, "{switched}");
 }
 
+/// An attempt that was given up, at any of its writes, and wakes up beside another one or after it: a number that it had is nobody else's.
+#[tokio::test]
+async fn an_attempt_that_was_given_up_changes_nothing_when_it_wakes_up() {
+    let mut woken = 0;
+    for nth in 1.. {
+        let bucket = Bucket::new();
+        let before = written(&bucket, &["id"], 4).await;
+        let slow = bucket.process();
+        let gate = slow.faults.on(Op::Create).nth(nth).stall();
+        let table = slow.table().await;
+        let resharding = tokio::spawn(async move { table.reshard(8, config()).await });
+        if !meets(&gate, &resharding).await {
+            resharding.await.unwrap().unwrap();
+            break;
+        }
+        if bucket.table().await.give_up_resharding().await.unwrap() {
+            woken += 1;
+        }
+        // Others write, and the table gets fewer buckets instead.
+        let open = bucket.table().await.writer(config()).await;
+        let Ok(writer) = open else { panic!("{nth}: {:?}", open.err()) };
+        writer.put(ids(500..510)).await.unwrap();
+        writer.flush().await.unwrap();
+        let (now, other) = (layout(&bucket).await.0, if nth % 2 == 0 { 2 } else { 8 });
+        reshard(&bucket, other).await.unwrap();
+        let expected = [before, id_pairs(500..510)].concat();
+        assert_eq!(bucket.seen().await, expected, "{nth} {now}");
+        gate.release();
+        let late = resharding.await.unwrap();
+        let (buckets, shards) = layout(&bucket).await;
+        assert!(buckets == other || (late.is_ok() && buckets == 8), "{nth}: {late:?} {buckets}");
+        assert_eq!((shards as u32, bucket.seen().await), (buckets, expected.clone()), "{nth}");
+        let writer = self::writer(&bucket).await;
+        writer.put(ids(600..610)).await.unwrap();
+        writer.flush().await.unwrap();
+        merge(&bucket.table().await).await;
+        gc(&bucket).await;
+        assert_eq!(bucket.seen().await, [expected, id_pairs(600..610)].concat(), "{nth}");
+        is_whole(&bucket).await;
+    }
+    assert!(woken > 20, "{woken}");
+}
+
 /// A writer that has not noticed does not answer from what it has in memory.
 #[tokio::test]
 async fn a_writer_that_slept_through_a_split_reads_nothing_old() {

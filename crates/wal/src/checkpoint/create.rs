@@ -7,7 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Checkpoint, CheckpointOptions, ShardCheckpoint, codec, existing, expiry, extension, millis, read_object,
+    Checkpoint, CheckpointOptions, OWN_TABLE, ShardCheckpoint, codec, existing, expiry, extension, millis, read_object,
     refuse_unusable,
 };
 use crate::adopt::inherit;
@@ -83,7 +83,10 @@ impl Moment<'_> {
                 Err(error) => Err(error),
                 Ok((tail, met)) => {
                     let mut manifest = latest.clone();
-                    extension(&mut manifest).add_fences(met);
+                    let fences = extension(&mut manifest);
+                    // I1: in (R, T] exactly what was met. A fence there that an adoption has listed to be on the safe side may have rows.
+                    fences.fences.retain(|fence| fence.position <= latest.replay_after || fence.position > tail);
+                    fences.add_fences(met);
                     Ok(Found::Pin(object(manifest, tail)))
                 }
             },
@@ -97,7 +100,10 @@ impl Moment<'_> {
                     return Ok(Found::Made(Box::new(made.clone())));
                 }
                 let source = live(shard, latest, source).await?;
-                let holder = Some(clone.store().url().to_string());
+                let holder = match clone.store().is_same_place(shard.store()) {
+                    true => Some(OWN_TABLE.to_owned()),
+                    false => Some(clone.store().url().to_string()),
+                };
                 let object = ShardCheckpoint { is_pin: true, holder, ..*object(source.manifest, source.tail) };
                 Ok(Found::Pin(Box::new(object)))
             }

@@ -46,6 +46,9 @@ impl TablePart {
     }
 }
 
+/// The holder of a pin that a shard of the same table has, however its URL is spelt.
+pub(crate) const OWN_TABLE: &str = "";
+
 /// What the shard's manifest says about a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,7 +72,7 @@ pub struct Checkpoint {
     pub is_pin: bool,
     /// The checkpoint of the whole table that it is a part of.
     pub table: Option<TablePart>,
-    /// Of a pin, the URL of the clone's table.
+    /// Of a pin, the URL of the clone's table; empty for a shard of the same table, which a split has made.
     pub holder: Option<String>,
     /// Fields that this code does not know, kept as they are.
     pub(crate) unknown: Vec<u8>,

@@ -214,7 +214,10 @@ impl ManifestStore {
                     if !(is_claim && is_on(Mutant::SentinelBeforeLineageCheck)) {
                         self.lineage_holds(&next).await?;
                     }
-                    self.leave_hint(next.version);
+                    // Nobody looks for what is deleted, and a hint could come after all else is gone.
+                    if !next.is_deleted() {
+                        self.leave_hint(next.version);
+                    }
                     return Ok(HeldManifest::new(next));
                 }
                 Created::SomebodyElses(found) => self.was_there_first(&found).await?,
