@@ -70,6 +70,15 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// The table is a clone of one that is gone, which was where this says.
+    fn become_clone_without_source(&self) -> PathBuf {
+        let source = self.table().with_file_name("source");
+        fs::rename(self.table(), &source).unwrap();
+        fencepost(["clone", source.to_str().unwrap(), self.table().to_str().unwrap()]).ok();
+        fs::remove_dir_all(&source).unwrap();
+        source
+    }
+
     fn table(&self) -> PathBuf {
         self.dir.path().join("t")
     }
@@ -257,6 +266,15 @@ const DAMAGE: &[(&str, Inflict)] = &[
         c.edit_newest(|m| m.current_generation = Generation::new(2));
         c.shard()
     }),
+    ("shard-deleted", |c| {
+        c.edit_newest(|m| m.extension.as_mut().unwrap().deleted = true);
+        c.shard()
+    }),
+    ("pin-missing", |c| {
+        c.become_clone_without_source();
+        fs::read_dir(c.table().join("_mem_wal")).unwrap().next().unwrap().unwrap().path()
+    }),
+    ("clone-tag-missing", |c| format!("file://{}", c.become_clone_without_source().display()).into()),
     ("base-damaged", |c| {
         fencepost(["merge", c.table().to_str().unwrap()]).ok();
         removed(file_below(&c.table().join("data"), ".lance"));
