@@ -36,7 +36,7 @@
 //! |---|---|
 //! | make or open a table | [`Table`] |
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
-//! | query it from any process | [`Table::provider`] |
+//! | query it from any process | [`Table::provider`], or a [`Table::snapshot`] that holds still |
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | keep a moment of it, and read it as it was then | [`Table::checkpoint`], [`Table::provider_at`] |
@@ -84,6 +84,7 @@ pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};
 pub use merge::{MergeOptions, MergeProgress, MergeReport};
+pub use read::TableSnapshot;
 pub use reshard::ReshardReport;
 pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};

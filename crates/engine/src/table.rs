@@ -24,7 +24,7 @@ use crate::gc::{self, ShardGcPlan, TableGcReport};
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
-use crate::read::{LsmTable, SsTableCache, snapshot_from_storage};
+use crate::read::{LsmTable, SsTableCache, TableSnapshot, snapshot_from_storage};
 use crate::reshard::{self, ReshardReport};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -201,7 +201,15 @@ impl Table {
     /// # Errors
     /// Errors of reading; damaged objects are named.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        Ok(Arc::new(LsmTable::new(snapshot_from_storage(&self.base, &self.cache).await?)))
+        Ok(self.snapshot().await?.provider())
+    }
+
+    /// The table as storage has it now, to be asked more than once; see [`provider`](Self::provider).
+    ///
+    /// # Errors
+    /// Errors of reading; damaged objects are named.
+    pub async fn snapshot(&self) -> Result<TableSnapshot> {
+        Ok(TableSnapshot::new(snapshot_from_storage(&self.base, &self.cache).await?))
     }
 
     /// Pins the table as it is now, so that it can be [read](Self::provider_at) and cloned as of then for as long as the checkpoint

@@ -2,6 +2,7 @@
 //! them side by side and hides from each what newer sources hold.
 
 mod cache;
+mod handle;
 mod predicate;
 mod provider;
 mod prune;
@@ -24,6 +25,7 @@ use crate::sharding::{PartOfRows, ShardValue};
 use crate::sstable::SsTablePlace;
 
 pub(crate) use cache::SsTableCache;
+pub use handle::TableSnapshot;
 use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;

@@ -30,7 +30,11 @@ pub(crate) struct LsmTable {
 
 impl LsmTable {
     pub(crate) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot: Arc::new(snapshot) }
+        Self::over(Arc::new(snapshot))
+    }
+
+    pub(crate) fn over(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
     }
 }
 

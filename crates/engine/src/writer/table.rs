@@ -17,7 +17,7 @@ use crate::base::BaseTable;
 use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
-use crate::read::{LsmTable, MAX_ROUNDS, ShardView, Snapshot, SsTableCache, moved_on, read_shards};
+use crate::read::{MAX_ROUNDS, ShardView, Snapshot, SsTableCache, TableSnapshot, moved_on, read_shards};
 use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue, Sharding};
@@ -184,6 +184,14 @@ impl TableWriter {
     /// # Errors
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped a shard's writer, if one did.
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
+        Ok(self.snapshot().await?.provider())
+    }
+
+    /// The table as this writer knows it at this moment, to be asked more than once; see [`provider`](Self::provider).
+    ///
+    /// # Errors
+    /// As [`provider`](Self::provider).
+    pub async fn snapshot(&self) -> Result<TableSnapshot> {
         for _ in 0..MAX_ROUNDS {
             // Section 9: the base first, then the shards.
             let base = self.base.refreshed().await?;
@@ -202,7 +210,7 @@ impl TableWriter {
             let others = others.into_iter().filter(|view| own.iter().all(|shard| shard.shard_id() != view.shard));
             views.extend(others);
             let snapshot = Snapshot::of_table(base, self.format.clone(), &self.cache, views);
-            return Ok(Arc::new(LsmTable::new(snapshot)));
+            return Ok(TableSnapshot::new(snapshot));
         }
         Err(moved_on(&self.base).await)
     }
