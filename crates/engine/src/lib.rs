@@ -74,6 +74,7 @@ mod sstable;
 mod table;
 pub mod verify;
 mod writer;
+mod written;
 
 pub use adopt::{Adoption, ShardAdoption};
 pub use checkpoint::{CheckpointOptions, CheckpointScope, CheckpointedShard, TableCheckpoint};
@@ -90,3 +91,4 @@ pub use sharding::{ShardValue, Sharding};
 pub use table::{Table, TableOptions};
 pub use verify::{ShardVerification, Verification, VerifyProgress};
 pub use writer::{MemTableStats, ShardWriter, TableWriter, WriterStats};
+pub use written::Written;

@@ -34,6 +34,7 @@ use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue};
 use crate::shards;
+use crate::written::Written;
 use flush::{Flusher, Progress};
 use levels::{Feed, Levels, Origin};
 use sstable_writer::{LanceWriter, SsTableWriter};
@@ -176,7 +177,7 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::InvalidBatch`], also for a row that belongs to another shard, and [`Error::TooLarge`] change nothing.
     /// Errors of the log say in [`Error::outcome`] what is true of the rows.
-    pub async fn put(&self, batch: RecordBatch) -> Result<()> {
+    pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
         let checked = self.format.check_put(&batch)?;
         self.check_shard(&checked)?;
         self.put_checked(checked).await
@@ -188,7 +189,7 @@ impl ShardWriter {
     }
 
     /// [`put`](Self::put) of rows that were checked, and belong here.
-    async fn put_checked(&self, checked: RecordBatch) -> Result<()> {
+    async fn put_checked(&self, checked: RecordBatch) -> Result<Written> {
         match &self.memory {
             Some(_) => self.append(self.format.to_storage(&checked)?).await,
             None => self.append(checked).await,
@@ -200,7 +201,7 @@ impl ShardWriter {
     /// # Errors
     /// As [`put`](Self::put); [`Error::NotSupported`] without a primary key, and in WAL-only mode, whose log holds
     /// rows only.
-    pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
+    pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
         let keys = self.format.check_keys(&keys)?;
         self.check_shard(&keys)?;
@@ -208,20 +209,22 @@ impl ShardWriter {
     }
 
     /// [`delete`](Self::delete) of keys that were checked, and belong here.
-    async fn delete_checked(&self, keys: RecordBatch) -> Result<()> {
+    async fn delete_checked(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
         self.append(self.format.tombstones(&keys)?).await
     }
 
-    async fn append(&self, batch: RecordBatch) -> Result<()> {
+    async fn append(&self, batch: RecordBatch) -> Result<Written> {
         if batch.num_rows() == 0 {
-            return Ok(());
+            return Ok(Written::default());
         }
         match self.durable {
-            true => drop(self.wal.append(batch).await?),
-            false => drop(self.wal.append_no_wait(batch).await?),
+            true => Ok(Written::in_shard(self.shard.id(), self.wal.append(batch).await?)),
+            false => {
+                drop(self.wal.append_no_wait(batch).await?);
+                Ok(Written::default())
+            }
         }
-        Ok(())
     }
 
     /// Waits until every row accepted so far is durable and, with a MemTable, in an SSTable. Afterwards R is at the

@@ -22,6 +22,7 @@ use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue, Sharding};
 use crate::shards;
+use crate::written::Written;
 
 /// Writes to every shard of a table. All methods take `&self`: share it between tasks.
 ///
@@ -61,7 +62,7 @@ impl TableWriter {
     /// As [`ShardWriter::put`]; [`Error::PartlyWritten`] if some shards acknowledged their part and others failed. If
     /// new values need shards, [`Error::TooLarge`] beyond [`max_shards`](WriterConfig::max_shards) and
     /// [`Error::ShardNotOpened`] change nothing.
-    pub async fn put(&self, batch: RecordBatch) -> Result<()> {
+    pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
         // Checked as a whole first, so that a bad row in one part does not leave the others written.
         let checked = self.format.check_put(&batch)?;
         let parts = self.router.split(&checked, self.shards.max())?;
@@ -72,7 +73,7 @@ impl TableWriter {
     ///
     /// # Errors
     /// As [`put`](Self::put) and [`ShardWriter::delete`].
-    pub async fn delete(&self, keys: RecordBatch) -> Result<()> {
+    pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
         let keys = self.format.check_keys(&keys)?;
         let parts = self.router.split(&keys, self.shards.max())?;
         self.on_each(parts, |shard, keys| async move { shard.delete_checked(keys).await }).await
@@ -89,9 +90,9 @@ impl TableWriter {
         &self,
         parts: Vec<(ShardValue, RecordBatch)>,
         call: impl Fn(Arc<ShardWriter>, RecordBatch) -> F,
-    ) -> Result<()>
+    ) -> Result<Written>
     where
-        F: Future<Output = Result<()>>,
+        F: Future<Output = Result<Written>>,
     {
         let turn = self.turn().await;
         if turn.is_some() {
@@ -116,19 +117,31 @@ impl TableWriter {
         .await;
         drop(turn);
         join_all(calls.iter_mut()).await;
-        let mut answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
-        for (_, answer) in &mut answers {
-            if let Err(error) = std::mem::replace(answer, Ok(())) {
-                *answer = Err(self.judged(error).await);
-            }
+        let answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
+        let mut judged = Vec::with_capacity(answers.len());
+        for (id, answer) in answers {
+            let answer = match answer {
+                Ok(part) => Ok(part),
+                Err(error) => Err(self.judged(error).await),
+            };
+            judged.push((id, answer));
         }
+        let answers = judged;
         let shards = answers.len();
         let written = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
         let nothing = answers
             .iter()
             .all(|(_, answer)| answer.as_ref().is_err_and(|error| error.outcome() == Outcome::NotWritten));
-        match answers.into_iter().find_map(|(id, answer)| answer.err().map(|e| (id, e))) {
-            None => Ok(()),
+        let (mut acknowledged, mut failure) = (Written::default(), None);
+        for (id, answer) in answers {
+            match answer {
+                Ok(part) => acknowledged = acknowledged.and(part),
+                Err(error) if failure.is_none() => failure = Some((id, error)),
+                Err(_) => {}
+            }
+        }
+        match failure {
+            None => Ok(acknowledged),
             Some((_, error)) if nothing || shards == 1 => Err(error),
             Some((failed, error)) => Err(Error::PartlyWritten { written, shards, failed, source: Box::new(error) }),
         }

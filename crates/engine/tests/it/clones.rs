@@ -585,7 +585,7 @@ async fn a_shard_that_appears_during_a_deletion_goes_with_it() {
         let deleting = tokio::spawn(async move { Table::delete(store, &DeleteOptions::default()).await });
         let is_met = meets(&gate, &deleting).await;
         match writer.put(ids(5..6)).await {
-            Ok(()) => acknowledged += 1,
+            Ok(_) => acknowledged += 1,
             Err(_) => refused += 1,
         }
         gate.release();

@@ -314,8 +314,8 @@ impl History {
 
 async fn send(writer: &TableWriter, change: &Change) -> fencepost::Result<()> {
     match change {
-        Change::Put(pairs) => writer.put(rows(pairs)).await,
-        Change::Delete(ids) => writer.delete(keys(ids)).await,
+        Change::Put(pairs) => writer.put(rows(pairs)).await.map(drop),
+        Change::Delete(ids) => writer.delete(keys(ids)).await.map(drop),
     }
 }
 

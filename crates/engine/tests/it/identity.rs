@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::scalar::ScalarValue;
 use fencepost::wal::{Error as WalError, ManifestStore, Shard};
-use fencepost::{Error, Outcome, ShardValue, Sharding, Table, TableOptions, TableWriter, WriterConfig};
+use fencepost::{Error, Outcome, ShardValue, Sharding, Table, TableOptions, TableWriter, WriterConfig, Written};
 use fencepost_sim::{Fault, Op};
 use futures::poll;
 
@@ -266,7 +266,7 @@ async fn too_many_values_write_nothing() {
     let limited = |max_shards| WriterConfig { max_shards, ..config() };
     let writer = process.table().await.writer(limited(3)).await.unwrap();
     process.faults.clear_log();
-    let too_large = |result: Result<(), Error>, actual| {
+    let too_large = |result: Result<Written, Error>, actual| {
         let error = result.unwrap_err();
         assert_eq!(error.outcome(), Outcome::NotWritten);
         let text = error.to_string();

@@ -180,8 +180,8 @@ struct Write {
 impl Write {
     async fn send(&self, writer: &TableWriter) -> Result<()> {
         match self.deletes {
-            true => writer.delete(self.batch.clone()).await,
-            false => writer.put(self.batch.clone()).await,
+            true => writer.delete(self.batch.clone()).await.map(drop),
+            false => writer.put(self.batch.clone()).await.map(drop),
         }
     }
 }
@@ -912,7 +912,7 @@ impl World {
                 if batch.num_rows() > 0 {
                     let put = zombie.put(batch).await;
                     let answer = match durable {
-                        true => put,
+                        true => put.map(drop),
                         // In memory it may be.
                         false => zombie.flush().await,
                     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use fencepost::wal::Error as WalError;
-use fencepost::{Error, MemTableConfig, Outcome, Result, TableWriter, WriterConfig};
+use fencepost::{Error, MemTableConfig, Outcome, Result, TableWriter, WriterConfig, Written};
 use fencepost_sim::{Fault, Op};
 use futures::future::join_all;
 
@@ -22,7 +22,7 @@ fn column(name: &str, array: ArrayRef) -> (String, ArrayRef) {
     (name.to_owned(), array)
 }
 
-fn refused(result: Result<()>, words: &str) {
+fn refused(result: Result<Written>, words: &str) {
     let error = result.unwrap_err();
     assert!(matches!(error, Error::InvalidBatch(_)), "{error}");
     assert!(error.to_string().contains(words), "{error} does not say `{words}`");

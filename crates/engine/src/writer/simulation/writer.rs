@@ -214,7 +214,7 @@ impl<'a> Writing<'a> {
         };
         self.process.note(format_args!("{ids:?}: {}", tell(&answer)));
         match answer {
-            Ok(()) => {
+            Ok(_) => {
                 self.accepted.borrow_mut().extend(&ids);
                 if self.durable {
                     self.process.world.state().oracle.kept(&ids);

@@ -19,14 +19,14 @@ enum Owner {
 impl Owner {
     async fn put(&self, pairs: &[(i64, i64)]) {
         match self {
-            Self::Fencepost(writer) => writer.put(rows(pairs)).await.unwrap(),
+            Self::Fencepost(writer) => drop(writer.put(rows(pairs)).await.unwrap()),
             Self::Lance(writer) => writer.put(pairs).await,
         }
     }
 
     async fn delete(&self, ids: &[i64]) {
         match self {
-            Self::Fencepost(writer) => writer.delete(keys(ids)).await.unwrap(),
+            Self::Fencepost(writer) => drop(writer.delete(keys(ids)).await.unwrap()),
             Self::Lance(writer) => writer.delete(ids).await,
         }
     }
