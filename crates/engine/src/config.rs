@@ -5,6 +5,7 @@ use std::time::Duration;
 use fencepost_wal::{OpenOptions, WalConfig};
 
 use crate::error::{Error, Result};
+use crate::index::IndexConfig;
 
 /// How a [`ShardWriter`](crate::ShardWriter) works.
 #[derive(Debug, Clone)]
@@ -62,12 +63,6 @@ impl WriterConfig {
                 return Err(Error::InvalidOptions(format!("the MemTable's `{name}` is 0; use 1 or more")));
             }
         }
-        if !memtable.indexes.is_empty() {
-            return Err(Error::NotSupported(format!(
-                "secondary indexes in the MemTable ({}) are not supported yet; leave `indexes` empty",
-                memtable.indexes.join(", ")
-            )));
-        }
         Ok(())
     }
 }
@@ -82,8 +77,11 @@ pub struct MemTableConfig {
     pub max_rows: usize,
     /// Its batches: one for each log entry that has rows, several for entries of large batches. Default 8,000.
     pub max_batches: usize,
-    /// Secondary indexes to maintain. None exist yet.
-    pub indexes: Vec<String>,
+    /// Whether MemTables and SSTables have the secondary indexes of the base table that its MemWAL index names
+    /// (`maintained_indexes`, `maintain_all_indexes`). Default true.
+    pub maintain_indexes: bool,
+    /// Secondary indexes besides these. Only this writer's MemTables and SSTables have them. Default none.
+    pub indexes: Vec<IndexConfig>,
     /// How often `flush` and `close` see a flush fail before they return its error. The background task goes on
     /// trying. Default 5.
     pub flush_attempts: usize,
@@ -97,6 +95,7 @@ impl Default for MemTableConfig {
             max_bytes: 256 << 20,
             max_rows: 100_000,
             max_batches: 8_000,
+            maintain_indexes: true,
             indexes: Vec::new(),
             flush_attempts: 5,
             flush_retry_delay: Duration::from_millis(200),

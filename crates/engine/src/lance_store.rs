@@ -188,6 +188,11 @@ impl LanceStore {
     }
 }
 
+/// A column's name where Lance takes names with dots or backticks for paths.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
 /// Streams a dataset's rows in their order.
 ///
 /// `projection`: `None` for all columns; an empty one gives batches without columns whose row counts are right.
@@ -201,7 +206,7 @@ pub(crate) async fn scan(
     let mut scanner = dataset.scan();
     if let Some(columns) = projection {
         // Quoted by hand: `project` takes a name with dots or backticks for a path.
-        let columns = columns.iter().map(|name| (name, format!("`{}`", name.replace('`', "``"))));
+        let columns = columns.iter().map(|name| (name, quoted(name)));
         scanner.project_with_transform(&columns.collect::<Vec<_>>()).map_err(failed())?;
     }
     if let Some(filter) = filter {

@@ -3,6 +3,7 @@
 //! rows (duplicate keys are resolved before) and does not publish them: a folder becomes an SSTable when the shard's
 //! manifest lists it.
 
+mod indexed;
 mod place;
 mod relabel;
 mod sidecar;
@@ -31,6 +32,7 @@ use lance_table::format::{DataStorageFormat, Fragment, Manifest};
 use lance_table::io::commit::{CommitError, ManifestNamingScheme, write_manifest_file_to_path};
 use uuid::Uuid;
 
+pub(crate) use self::indexed::Indexed;
 pub(crate) use self::place::SsTablePlace;
 pub(crate) use self::relabel::relabel;
 use self::sidecar::Sidecars;

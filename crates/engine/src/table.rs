@@ -21,10 +21,11 @@ use crate::config::WriterConfig;
 use crate::delete::{self, DeleteOptions, DeleteReport};
 use crate::error::{Error, Result};
 use crate::gc::{self, ShardGcPlan, TableGcReport};
+use crate::index::IndexConfig;
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
-use crate::read::{LsmTable, SsTableCache, TableSnapshot, snapshot_from_storage};
+use crate::read::{SsTableCache, TableSnapshot, snapshot_from_storage};
 use crate::reshard::{self, ReshardReport};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -279,8 +280,16 @@ impl Table {
     /// # Errors
     /// [`Error::NoCheckpoint`]; [`CheckpointLost`](fencepost_wal::Error::CheckpointLost) if its log is gone.
     pub async fn provider_at(&self, checkpoint: Uuid) -> Result<Arc<dyn TableProvider>> {
+        Ok(self.snapshot_at(checkpoint).await?.provider())
+    }
+
+    /// The table as a checkpoint has it, to be asked more than once; see [`provider_at`](Self::provider_at).
+    ///
+    /// # Errors
+    /// As [`provider_at`](Self::provider_at).
+    pub async fn snapshot_at(&self, checkpoint: Uuid) -> Result<TableSnapshot> {
         let checkpoint = checkpoint::find(&self.base, checkpoint).await?;
-        Ok(Arc::new(LsmTable::new(checkpoint::snapshot_at(&self.base, &checkpoint).await?)))
+        Ok(TableSnapshot::new(checkpoint::snapshot_at(&self.base, &checkpoint).await?))
     }
 
     /// Clones the table to another place, as a checkpoint has it or as it is now: a table of its own, which shares the files of this one
@@ -337,6 +346,33 @@ impl Table {
     /// files, after which nothing has changed.
     pub async fn delete(store: Store, options: &DeleteOptions) -> Result<DeleteReport> {
         delete::delete(&store, options).await
+    }
+
+    /// Makes a secondary index of the table, in one commit of the base table. Writers that are opened from now on maintain it
+    /// for rows that are not merged yet; the rows of open writers, and of SSTables that have no such index, are found all the
+    /// same, by reading them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] if the index cannot be on its column, or its name is taken; Lance's.
+    pub async fn create_index(&self, index: &IndexConfig) -> Result<()> {
+        self.base.refreshed().await?.create_index(index).await
+    }
+
+    /// Drops a secondary index of the base table, in one commit. SSTables keep theirs until they are merged.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] if there is none of this name; Lance's.
+    pub async fn drop_index(&self, name: &str) -> Result<()> {
+        self.base.refreshed().await?.drop_index(name).await
+    }
+
+    /// The secondary indexes of the base table, in the order of their names. Of a vector index only the metric is told.
+    /// Indexes of other kinds, which Lance may have made, are left out.
+    ///
+    /// # Errors
+    /// Lance's.
+    pub async fn indexes(&self) -> Result<Vec<IndexConfig>> {
+        self.base.refreshed().await?.secondary_indexes().await
     }
 
     /// Where every shard stands.

@@ -15,11 +15,11 @@ const TABLE_NAME: &str = "t";
 pub(crate) async fn run(args: QueryArgs) -> Result<()> {
     let table = table::open(&args.table).await?;
     let context = SessionContext::new();
-    let provider = match &args.at {
-        Some(checkpoint) => table.provider_at(table.find_checkpoint(checkpoint).await?.id).await?,
-        None => table.provider().await?,
+    let snapshot = match &args.at {
+        Some(checkpoint) => table.snapshot_at(table.find_checkpoint(checkpoint).await?.id).await?,
+        None => table.snapshot().await?,
     };
-    context.register_table(TABLE_NAME, provider)?;
+    fencepost::register_tables(&context, [(TABLE_NAME, snapshot)])?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let frame = context.sql_with_options(&args.sql, read_only).await?;
     let mut batches = frame.execute_stream().await?;

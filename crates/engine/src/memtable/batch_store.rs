@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::DataType;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_select::interleave::interleave;
 
 /// Batches per shared chunk. A view clones at most this many handles, however many batches there are.
 const CHUNK_BATCHES: usize = 64;
@@ -85,6 +86,48 @@ impl BatchView {
     /// How many rows there are: the number of the first row that is not in the view.
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// One column of the batches from row number `first` on, which starts a batch, each with the number of its first row.
+    pub(crate) fn columns_from(&self, first: u32, column: usize) -> impl Iterator<Item = (u32, ArrayRef)> {
+        let first = first as usize;
+        // Chunks that end before it are passed over as a whole.
+        let ends_before = |chunk: &Chunk| chunk.last().is_some_and(|last| last.end() <= first);
+        let passed = self.chunks.partition_point(ends_before);
+        let chunks = self.chunks.iter().skip(passed).flat_map(|chunk| chunk.iter());
+        let batches = chunks.chain(&self.tail).filter(move |stored| stored.first_row >= first);
+        batches.filter_map(move |stored| {
+            let values = stored.batch.columns().get(column)?;
+            Some((u32::try_from(stored.first_row).ok()?, Arc::clone(values)))
+        })
+    }
+
+    /// These rows, in this order, with these columns.
+    ///
+    /// # Errors
+    /// [`ArrowError`] for a row or a column that is not there.
+    pub(crate) fn take(&self, rows: &[u32], schema: &SchemaRef, columns: &[usize]) -> Result<RecordBatch, ArrowError> {
+        let batches: Vec<&StoredBatch> = self.iter().collect();
+        let place = |row: &u32| {
+            let batch = batches.partition_point(|stored| stored.end() <= *row as usize);
+            match batches.get(batch) {
+                Some(stored) if *row as usize >= stored.first_row => Ok((batch, *row as usize - stored.first_row)),
+                _ => Err(ArrowError::InvalidArgumentError(format!("a MemTable has no row {row}"))),
+            }
+        };
+        let places = rows.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let taken = columns.iter().map(|column| {
+            let all = batches.iter().map(|stored| stored.batch.columns().get(*column).map(AsRef::as_ref));
+            let all: Option<Vec<&dyn Array>> = all.collect();
+            let missing = || ArrowError::InvalidArgumentError(format!("a MemTable has no column {column}"));
+            match places.is_empty() {
+                true => Ok(new_empty_array(schema.fields().get(*column).ok_or_else(missing)?.data_type())),
+                false => interleave(&all.ok_or_else(missing)?, &places),
+            }
+        });
+        let taken = taken.collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(Arc::new(schema.project(columns)?), taken, &options)
     }
 
     /// The batches in insert order.

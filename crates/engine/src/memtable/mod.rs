@@ -3,6 +3,7 @@
 //! replayed; so all that it holds is durable. It does not write, freeze or flush: the shard's writer decides that.
 
 mod batch_store;
+mod index;
 mod pk_index;
 mod snapshot;
 #[cfg(test)]
@@ -17,12 +18,14 @@ use arrow_schema::SchemaRef;
 use parking_lot::RwLock;
 
 use self::batch_store::BatchStore;
+use self::index::Indexes;
 use self::pk_index::PkIndex;
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
 use crate::{Generation, Position};
 
 pub(crate) use self::batch_store::{array_bytes, batch_bytes};
+pub(crate) use self::index::{IndexSet, ValueRange, count_words, query_words, text_at};
 pub(crate) use self::snapshot::MemTableSnapshot;
 
 /// One generation of a shard's rows. All calls take `&self`: one task applies entries while others take snapshots.
@@ -32,6 +35,7 @@ pub(crate) struct MemTable {
     generation: Generation,
     keys: Option<KeyEncoder>,
     state: Arc<RwLock<State>>,
+    indexes: Arc<Indexes>,
 }
 
 /// A batch that a MemTable will take: under its schema, with whole keys.
@@ -51,14 +55,25 @@ struct State {
 
 impl MemTable {
     /// An empty MemTable. `schema` is the storage schema: the user's columns and `_tombstone`. `keys` encodes the
-    /// table's primary key; without it every row stays.
+    /// table's primary key; without it every row stays. It has no secondary index.
     pub(crate) fn new(schema: SchemaRef, keys: Option<KeyEncoder>, generation: Generation) -> Self {
+        Self::with_indexes(schema, keys, generation, &IndexSet::default())
+    }
+
+    /// As [`new`](Self::new), with secondary indexes.
+    pub(crate) fn with_indexes(
+        schema: SchemaRef,
+        keys: Option<KeyEncoder>,
+        generation: Generation,
+        indexes: &IndexSet,
+    ) -> Self {
         let state = State {
             batches: BatchStore::default(),
             index: keys.is_some().then(PkIndex::new),
             last_position: Position::ZERO,
         };
-        Self { schema, generation, keys, state: Arc::new(RwLock::new(state)) }
+        let indexes = Arc::new(Indexes::new(indexes, &schema));
+        Self { schema, generation, keys, state: Arc::new(RwLock::new(state)), indexes }
     }
 
     /// Applies the entry at `position`, all of it or nothing: snapshots see every row of it or none, and after an error
@@ -141,6 +156,24 @@ impl MemTable {
         self.state.read().index.as_ref().map_or(0, PkIndex::memory_bytes)
     }
 
+    /// Brings the secondary indexes up to the rows that are there now. It takes its time, and may run while rows are applied
+    /// and read.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] or [`Error::Lance`] if values cannot be indexed; then no index finds them.
+    pub(crate) fn catch_up_indexes(&self) -> Result<()> {
+        if self.indexes.is_empty() {
+            return Ok(());
+        }
+        let view = self.state.read().batches.view();
+        self.indexes.catch_up(&view)
+    }
+
+    /// The memory that each secondary index holds, in bytes; estimated.
+    pub(crate) fn secondary_index_bytes(&self) -> Vec<(String, usize)> {
+        self.indexes.memory_bytes().into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+    }
+
     /// Whether it has no rows. Entries without rows may have been applied.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows() == 0
@@ -154,6 +187,7 @@ impl MemTable {
             generation: self.generation,
             view: state.batches.view(),
             state: Arc::clone(&self.state),
+            indexes: Arc::clone(&self.indexes),
         }
     }
 

@@ -4,18 +4,22 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt32Type;
+use arrow_array::{BooleanArray, Float32Array, RecordBatch, UInt32Array};
 use arrow_buffer::BooleanBuffer;
 use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
-use arrow_select::filter::filter_record_batch;
+use arrow_select::filter::{filter, filter_record_batch};
 use parking_lot::RwLock;
 
 use super::State;
 use super::batch_store::{BatchView, batch_bytes};
+use super::index::{Indexes, TextMatches, ValueRange};
 use crate::Generation;
 use crate::error::{Error, Result};
+use crate::index::{FullTextConfig, Metric};
 
 /// The most rows in a batch made for a flush.
 pub(super) const FLUSH_BATCH_ROWS: usize = 8192;
@@ -31,6 +35,7 @@ pub(crate) struct MemTableSnapshot {
     /// The rows of the moment; their number is the watermark for all questions to the index.
     pub(super) view: BatchView,
     pub(super) state: Arc<RwLock<State>>,
+    pub(super) indexes: Arc<Indexes>,
 }
 
 impl MemTableSnapshot {
@@ -64,6 +69,92 @@ impl MemTableSnapshot {
     /// [`Error::Arrow`] if there is no such column or a batch cannot be filtered.
     pub(crate) fn live_columns(&self, columns: &[usize]) -> Result<Vec<RecordBatch>> {
         self.live(|batch| batch.project(columns).map_err(Error::arrow("choosing a MemTable's columns")))
+    }
+
+    /// Those of these rows that are the newest of their keys. Without a primary key all are.
+    pub(crate) fn only_live(&self, rows: Vec<u32>) -> Vec<u32> {
+        let live = self.are_live(&rows);
+        rows.into_iter().zip(live).filter_map(|(row, live)| live.then_some(row)).collect()
+    }
+
+    fn are_live(&self, rows: &[u32]) -> Vec<bool> {
+        let watermark = self.view.rows();
+        let state = self.state.read();
+        let newest = |row: &u32| match &state.index {
+            Some(index) => index.newest(*row as usize..*row as usize + 1, watermark).value(0),
+            None => true,
+        };
+        rows.iter().map(newest).collect()
+    }
+
+    /// These rows, in this order, with these columns.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such column or row.
+    pub(crate) fn take(&self, rows: &[u32], columns: &[usize]) -> Result<RecordBatch> {
+        self.view.take(rows, &self.schema, columns).map_err(Error::arrow("reading rows of a MemTable"))
+    }
+
+    /// The rows whose value in a column is in one of the ranges, in row order; `None` without a B-tree on it.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if the ranges are not of the column's type.
+    pub(crate) fn in_ranges(&self, column: &str, ranges: &[ValueRange]) -> Result<Option<Vec<u32>>> {
+        self.indexes.in_ranges(&self.view, column, ranges)
+    }
+
+    /// About the nearest of the rows below a number, which comes second: what follows it is not in the graph.
+    /// `None` without a graph with this metric.
+    ///
+    /// # Errors
+    /// [`Error::Lance`] for a query that does not fit the column.
+    pub(crate) fn nearest(
+        &self,
+        column: &str,
+        metric: Metric,
+        query: &Float32Array,
+        count: usize,
+    ) -> Result<Option<(Vec<(u32, f32)>, u32)>> {
+        self.indexes.nearest(&self.view, column, metric, query, count)
+    }
+
+    /// Where words are; `None` without a full-text index on the column with the same settings.
+    ///
+    /// # Errors
+    /// None that a query could cause.
+    pub(crate) fn text(&self, column: &str, config: &FullTextConfig, words: &[String]) -> Result<Option<TextMatches>> {
+        self.indexes.text(&self.view, column, config, words)
+    }
+
+    /// The places of these columns.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such column.
+    pub(crate) fn columns_named(&self, names: &[String]) -> Result<Vec<usize>> {
+        let place = |name: &String| self.schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
+        names.iter().map(place).collect()
+    }
+
+    /// The newest row of each key from row number `first` on, which starts a batch, with its number, in row order.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such column or a batch cannot be filtered.
+    pub(crate) fn live_from(&self, first: u32, columns: &[usize]) -> Result<Vec<(RecordBatch, UInt32Array)>> {
+        let mut live = Vec::new();
+        for stored in self.view.iter().filter(|stored| stored.first_row >= first as usize) {
+            let batch = stored.batch.project(columns).map_err(Error::arrow("choosing a MemTable's columns"))?;
+            let rows =
+                (stored.first_row..stored.first_row + batch.num_rows()).filter_map(|row| u32::try_from(row).ok());
+            let rows: Vec<u32> = rows.collect();
+            let newest = BooleanArray::from(self.are_live(&rows));
+            let failed = || Error::arrow("leaving out a MemTable's older rows");
+            let numbers = filter(&UInt32Array::from(rows), &newest).map_err(failed())?;
+            let batch = filter_record_batch(&batch, &newest).map_err(failed())?;
+            if batch.num_rows() > 0 {
+                live.push((batch, numbers.as_primitive::<UInt32Type>().clone()));
+            }
+        }
+        Ok(live)
     }
 
     fn live(&self, choose: impl Fn(&RecordBatch) -> Result<RecordBatch>) -> Result<Vec<RecordBatch>> {

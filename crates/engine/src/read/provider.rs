@@ -29,11 +29,7 @@ pub(crate) struct LsmTable {
 }
 
 impl LsmTable {
-    pub(crate) fn new(snapshot: Snapshot) -> Self {
-        Self::over(Arc::new(snapshot))
-    }
-
-    pub(crate) fn over(snapshot: Arc<Snapshot>) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
         Self { snapshot }
     }
 }

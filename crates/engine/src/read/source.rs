@@ -16,16 +16,18 @@ use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::ranges::rows_by_index;
 use super::{ShardPruning, Snapshot, WantedKeys};
 use crate::error::{Error, Result};
 use crate::key::{KeyEncoder, KeySet};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::TOMBSTONE;
+use crate::sharding::PartOfRows;
 use crate::sstable::{self, SsTablePlace};
 
 /// Where rows are.
 #[derive(Debug, Clone)]
-enum Place {
+pub(crate) enum Place {
     MemTable(MemTableSnapshot),
     SsTable { place: SsTablePlace, rows: Option<u64> },
     Base,
@@ -76,8 +78,19 @@ impl Request {
         Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and), wanted, pruning })
     }
 
+    /// The same request for rows that bring more columns along, which no source has.
+    pub(crate) fn with_more(self, fields: &[Field]) -> Self {
+        let all = self.schema.fields().iter().map(|field| field.as_ref().clone()).chain(fields.iter().cloned());
+        Self { schema: Arc::new(Schema::new(all.collect::<Vec<_>>())), ..self }
+    }
+
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// What a source may filter by.
+    pub(crate) fn filter(&self) -> Option<&Expr> {
+        self.filter.as_ref()
     }
 }
 
@@ -154,6 +167,11 @@ impl Source {
         self
     }
 
+    /// Where its rows are.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// For plans: what this is.
     pub(crate) fn describe(&self) -> String {
         match &self.place {
@@ -164,74 +182,107 @@ impl Source {
         }
     }
 
+    /// What decides which of the source's rows are in the answer to a request.
+    pub(crate) async fn visibility(&self, snapshot: &Snapshot, request: &Arc<Request>) -> Result<Visibility> {
+        let keys = snapshot.format.keys.clone();
+        let hiding = match &keys {
+            Some(encoder) => Hiding::load(&self.newer, snapshot, encoder).await?,
+            None => Hiding::default(),
+        };
+        // Only the base table has rows of several shards.
+        let is_base = matches!(self.place, Place::Base);
+        let pruned = is_base && keys.is_some() && request.pruning.is_some();
+        let mut columns = request.columns.clone();
+        let mut also = |name: &str| {
+            if !columns.iter().any(|column| column == name) {
+                columns.push(name.to_owned());
+            }
+        };
+        if !hiding.is_empty() || request.wanted.is_some() || pruned {
+            snapshot.format.primary_key.iter().for_each(|key| also(key));
+        }
+        let part = match &self.place {
+            Place::SsTable { place, .. } => snapshot.part_of(place)?,
+            _ => None,
+        };
+        part.iter().for_each(|part| also(part.column()));
+        if !is_base {
+            also(TOMBSTONE);
+        }
+        Ok(Visibility { request: Arc::clone(request), keys, hiding, pruned, part, columns })
+    }
+
     /// The rows that no newer source hides, without tombstones, in the request's columns.
     pub(crate) async fn read(
         self,
         snapshot: Arc<Snapshot>,
         request: Arc<Request>,
     ) -> Result<SendableRecordBatchStream> {
-        let keys = snapshot.format.keys.clone();
-        let hiding = match &keys {
-            Some(encoder) => Hiding::load(&self.newer, &snapshot, encoder).await?,
-            None => Hiding::default(),
-        };
-        // Only the base table has rows of several shards.
-        let is_base = matches!(self.place, Place::Base);
-        let pruned = is_base && keys.is_some() && request.pruning.is_some();
-        let with_keys = !hiding.is_empty() || request.wanted.is_some() || pruned;
-        let part = match &self.place {
-            Place::SsTable { place, .. } => snapshot.part_of(place)?,
-            _ => None,
-        };
-        let batches = self.raw(&snapshot, &request, with_keys).await?;
+        let visibility = self.visibility(&snapshot, &request).await?;
+        let batches = self.raw(&snapshot, &request, visibility.columns()).await?;
         let schema = Arc::clone(request.schema());
-        let visible = batches.map(move |batch| {
-            let mut batch = batch?;
-            if let Some(pruning) = request.pruning.as_ref().filter(|_| pruned) {
-                let wanted = BooleanArray::new(pruning.rows(&batch)?, None);
-                batch = filter_record_batch(&batch, &wanted).map_err(Error::arrow("leaving out rows"))?;
-            }
-            if let Some(part) = &part {
-                batch = part.choose(&batch)?;
-            }
-            let shown = visible(&batch, keys.as_ref(), &hiding, request.wanted.as_ref())?;
-            Ok(conform(&shown, &request.schema)?)
-        });
+        let visible = batches.map(move |batch| Ok(visibility.apply(&batch?)?));
         let visible = visible.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, visible)))
     }
 
-    /// The source's own rows with the columns of the request, the key columns if rows are chosen by key, and the
-    /// tombstone column if the source has one.
-    async fn raw(&self, snapshot: &Snapshot, request: &Request, with_keys: bool) -> Result<SendableRecordBatchStream> {
-        let mut columns = request.columns.clone();
-        if with_keys {
-            let keys = snapshot.format.primary_key.iter();
-            columns.extend(keys.filter(|key| !request.columns.contains(key)).cloned());
-        }
+    /// The source's own rows with these columns.
+    async fn raw(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request,
+        columns: &[String],
+    ) -> Result<SendableRecordBatchStream> {
         let filter = request.filter.clone();
         match &self.place {
-            Place::Base => snapshot.base.scan(Some(&columns), filter, None).await,
+            Place::Base => snapshot.base.scan(Some(columns), filter, None).await,
             Place::SsTable { place, .. } => {
-                if let Some(part) = snapshot.part_of(place)?.filter(|part| !columns.iter().any(|c| c == part.column()))
-                {
-                    columns.push(part.column().to_owned());
-                }
-                columns.push(TOMBSTONE.to_owned());
-                sstable::scan(&snapshot.cache.dataset(place).await?, Some(&columns), filter).await
+                sstable::scan(&snapshot.cache.dataset(place).await?, Some(columns), filter).await
             }
             Place::MemTable(memtable) => {
-                columns.push(TOMBSTONE.to_owned());
-                let schema = memtable.schema();
-                let index =
-                    |name: &String| schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
-                let indices = columns.iter().map(index).collect::<Result<Vec<_>>>()?;
-                let projected = schema.project(&indices).map_err(Error::arrow("choosing a MemTable's columns"))?;
-                let rows = memtable.live_columns(&indices)?;
+                let indices = memtable.columns_named(columns)?;
+                let projected = memtable.schema().project(&indices);
+                let projected = projected.map_err(Error::arrow("choosing a MemTable's columns"))?;
+                let by_index = filter.map(|filter| rows_by_index(memtable, &filter)).transpose()?.flatten();
+                let rows = match by_index {
+                    Some(rows) => vec![memtable.take(&memtable.only_live(rows), &indices)?],
+                    None => memtable.live_columns(&indices)?,
+                };
                 let rows = stream::iter(rows.into_iter().map(Ok));
                 Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::new(projected), rows)))
             }
         }
+    }
+}
+
+/// Which rows of a source are in the answer to a request: loaded once, asked of any of the source's rows.
+pub(crate) struct Visibility {
+    request: Arc<Request>,
+    keys: Option<KeyEncoder>,
+    hiding: Hiding,
+    pruned: bool,
+    part: Option<PartOfRows>,
+    columns: Vec<String>,
+}
+
+impl Visibility {
+    /// The columns that it needs of a row: those of the request first.
+    pub(crate) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The rows of a batch that no newer source hides, without tombstones, in the request's columns.
+    pub(crate) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut batch = batch.clone();
+        if let Some(pruning) = self.request.pruning.as_ref().filter(|_| self.pruned) {
+            let wanted = BooleanArray::new(pruning.rows(&batch)?, None);
+            batch = filter_record_batch(&batch, &wanted).map_err(Error::arrow("leaving out rows"))?;
+        }
+        if let Some(part) = &self.part {
+            batch = part.choose(&batch)?;
+        }
+        let shown = visible(&batch, self.keys.as_ref(), &self.hiding, self.request.wanted.as_ref())?;
+        conform(&shown, &self.request.schema)
     }
 }
 

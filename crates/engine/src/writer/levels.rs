@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::config::MemTableConfig;
 use crate::error::Result;
-use crate::memtable::{MemTable, MemTableSnapshot};
+use crate::memtable::{IndexSet, MemTable, MemTableSnapshot};
 use crate::read::OVERLAY;
 use crate::rows::RowFormat;
 
@@ -22,11 +22,15 @@ pub(crate) struct Frozen {
     /// Every live row at or below this position is in this MemTable or an older SSTable.
     pub(crate) covers: Position,
     held: Held,
+    /// Bytes of its secondary indexes that `held` counts.
+    index_bytes: usize,
 }
 
 struct State {
     active: Arc<MemTable>,
     held: Held,
+    /// Bytes of its secondary indexes that `held` counts.
+    index_bytes: usize,
     /// Everything up to here was applied.
     applied: Position,
     /// Batches applied since the writer was opened, to line up with the log's queue.
@@ -43,9 +47,12 @@ struct State {
 pub(crate) struct Levels {
     format: RowFormat,
     limits: MemTableConfig,
+    indexes: IndexSet,
     state: Mutex<State>,
     /// Rung when something was frozen, and when an entry landed: memory that an append waits for may be in it.
     pub(crate) bell: Notify,
+    /// Rung when there are rows that secondary indexes may not have.
+    pub(crate) to_index: Notify,
 }
 
 /// Where an entry that is applied comes from.
@@ -79,6 +86,8 @@ pub struct MemTableStats {
     pub bytes: usize,
     /// Bytes of its primary-key index.
     pub index_bytes: usize,
+    /// Bytes of each of its secondary indexes, by name; estimated. They lag behind the rows by what is being indexed.
+    pub secondary_index_bytes: Vec<(String, usize)>,
     /// MemTables that wait to be written or are being written.
     pub frozen: usize,
     /// Rows in them.
@@ -91,21 +100,23 @@ impl Levels {
     pub(crate) fn new(
         format: RowFormat,
         limits: MemTableConfig,
+        indexes: IndexSet,
         generation: Generation,
         sstables: Vec<SsTable>,
         covered: Position,
     ) -> Self {
-        let active = Arc::new(MemTable::new(Arc::clone(&format.storage), format.keys.clone(), generation));
+        let active = Arc::new(empty(&format, &indexes, generation));
         let state = State {
             active,
             held: Held::default(),
+            index_bytes: 0,
             applied: covered,
             landed_batches: 0,
             frozen: VecDeque::new(),
             sstables,
             covered,
         };
-        Self { format, limits, state: Mutex::new(state), bell: Notify::new() }
+        Self { format, limits, indexes, state: Mutex::new(state), bell: Notify::new(), to_index: Notify::new() }
     }
 
     /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
@@ -120,6 +131,7 @@ impl Levels {
         state.active.apply(position, &batches)?;
         state.held.merge(held);
         state.applied = position;
+        self.to_index.notify_one();
         if origin == Origin::Landed {
             state.landed_batches += batches.len() as u64;
         }
@@ -152,17 +164,43 @@ impl Levels {
 
     fn freeze(&self, state: &mut State) -> Result<()> {
         let next = state.active.generation().next()?;
-        let fresh = Arc::new(MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), next));
+        let fresh = Arc::new(empty(&self.format, &self.indexes, next));
         let memtable = std::mem::replace(&mut state.active, fresh);
-        let held = std::mem::take(&mut state.held);
+        let (held, index_bytes) = (std::mem::take(&mut state.held), std::mem::take(&mut state.index_bytes));
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
-        state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
+        state.frozen.push_back(Frozen { memtable, covers: state.applied, held, index_bytes });
         #[cfg(test)]
         if super::mutants::is_on(super::mutants::Mutant::NewestFirst) {
             state.frozen.rotate_right(1);
         }
         self.bell.notify_one();
         Ok(())
+    }
+
+    /// The secondary indexes that every MemTable has.
+    pub(crate) fn indexes(&self) -> &IndexSet {
+        &self.indexes
+    }
+
+    /// The MemTables that are read, oldest first.
+    pub(crate) fn memtables(&self) -> Vec<Arc<MemTable>> {
+        let state = self.state.lock();
+        let frozen = state.frozen.iter().map(|frozen| Arc::clone(&frozen.memtable));
+        frozen.chain([Arc::clone(&state.active)]).collect()
+    }
+
+    /// Counts what a MemTable's secondary indexes have grown by as memory of the writer, if it is not published yet.
+    pub(crate) fn count_indexes(&self, memtable: &MemTable, hold: impl FnOnce(usize) -> Held) {
+        let bytes = memtable.secondary_index_bytes().iter().map(|(_, bytes)| bytes).sum();
+        let mut state = self.state.lock();
+        let State { active, held, index_bytes, frozen, .. } = &mut *state;
+        let (held, counted) = match frozen.iter_mut().find(|f| f.memtable.generation() == memtable.generation()) {
+            Some(frozen) => (&mut frozen.held, &mut frozen.index_bytes),
+            None if active.generation() == memtable.generation() => (held, index_bytes),
+            None => return,
+        };
+        held.merge(hold(usize::saturating_sub(bytes, *counted)));
+        *counted = bytes.max(*counted);
     }
 
     /// The oldest frozen MemTable and what it covers.
@@ -235,11 +273,16 @@ impl Levels {
             batches: state.active.batches(),
             bytes: state.active.bytes(),
             index_bytes: state.active.index_bytes(),
+            secondary_index_bytes: state.active.secondary_index_bytes(),
             frozen: state.frozen.len(),
             frozen_rows: state.frozen.iter().map(|frozen| frozen.memtable.rows()).sum(),
             applied: state.applied,
         }
     }
+}
+
+fn empty(format: &RowFormat, indexes: &IndexSet, generation: Generation) -> MemTable {
+    MemTable::with_indexes(Arc::clone(&format.storage), format.keys.clone(), generation, indexes)
 }
 
 /// Feeds the levels with what lands.

@@ -2,6 +2,7 @@
 //! are flushed to SSTables in the background.
 
 mod flush;
+mod indexing;
 mod levels;
 #[cfg(test)]
 mod mutants;
@@ -28,8 +29,8 @@ use crate::checkpoint::CheckpointScope;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::error::{Error, Result};
 use crate::gc;
-use crate::memtable::batch_bytes;
-use crate::read::{ShardView, Snapshot, SsTableCache};
+use crate::memtable::{IndexSet, batch_bytes};
+use crate::read::{ShardView, Snapshot, SsTableCache, TableSnapshot};
 use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue};
@@ -57,6 +58,7 @@ pub struct ShardWriter {
     value: ShardValue,
     /// Where the value says which rows the shard takes.
     router: Option<Router>,
+    indexes: IndexSet,
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
@@ -68,6 +70,7 @@ struct Memory {
     levels: Arc<Levels>,
     flusher: Arc<Flusher>,
     task: JoinHandle<()>,
+    indexing: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Memory {
@@ -79,6 +82,7 @@ impl std::fmt::Debug for Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.task.abort();
+        self.indexing.abort();
     }
 }
 
@@ -109,7 +113,8 @@ impl ShardWriter {
         shard: Shard,
         config: WriterConfig,
     ) -> Result<Self> {
-        let sstables = Arc::new(LanceWriter { base: base.clone() });
+        let indexes = indexing::indexes_of(&base, &config).await?;
+        let sstables = Arc::new(LanceWriter { base: base.clone(), indexes });
         Self::open_with(base, cache, shard, config, sstables).await
     }
 
@@ -124,6 +129,7 @@ impl ShardWriter {
         // Before anybody is fenced.
         config.validate()?;
         let format = RowFormat::of(&base)?;
+        let indexes = indexing::indexes_of(&base, &config).await?;
         shards::check_not_lost(&base, shard.id()).await?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
         let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
@@ -135,7 +141,7 @@ impl ShardWriter {
         let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
-                let (wal, memory) = Memory::open(sstables, &format, tenure, replay, wal, memtable).await?;
+                let (wal, memory) = Memory::open(sstables, &format, &indexes, tenure, replay, wal, memtable).await?;
                 (wal, Some(memory))
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
@@ -146,7 +152,7 @@ impl ShardWriter {
             }
             (_, None) => None,
         };
-        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc })
+        Ok(Self { shard, base, cache, format, value, router, indexes, durable, wal, memory, gc })
     }
 
     /// The shard.
@@ -179,6 +185,7 @@ impl ShardWriter {
     /// Errors of the log say in [`Error::outcome`] what is true of the rows.
     pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
         let checked = self.format.check_put(&batch)?;
+        self.indexes.check_rows(&checked)?;
         self.check_shard(&checked)?;
         self.put_checked(checked).await
     }
@@ -344,6 +351,29 @@ impl ShardWriter {
         }
     }
 
+    /// What this shard has on top of the base table, to be asked more than once, as [`scan`](Self::scan) sees it, together with
+    /// the base table's rows.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub async fn snapshot(&self) -> Result<TableSnapshot> {
+        let base = self.base.refreshed().await?;
+        reshard::check_layout(&self.base, &base, self.shard.id()).await?;
+        let view = self.view()?;
+        self.confirm_on(&base).await?;
+        Ok(TableSnapshot::new(Snapshot::of_table(base, self.format.clone(), &self.cache, vec![view])))
+    }
+
+    /// Brings the secondary indexes up to every row that was acknowledged before the call. Nobody has to: searches look at
+    /// what an index has not got yet. But a vector index is slow to make, and faster to ask than its rows.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; Lance's, after which rows are found without the index.
+    pub async fn catch_up_indexes(&self) -> Result<()> {
+        let memory = self.memory("catch_up_indexes")?;
+        indexing::catch_up(&memory.levels, &self.wal).await
+    }
+
     /// What readers see of this shard now.
     pub(crate) fn view(&self) -> Result<ShardView> {
         let memory = self.memory("reading through the writer")?;
@@ -408,6 +438,7 @@ impl Memory {
     async fn open(
         sstables: Arc<dyn SsTableWriter>,
         format: &RowFormat,
+        indexes: &IndexSet,
         tenure: Tenure,
         replay: Replay,
         wal: fencepost_wal::WalConfig,
@@ -417,6 +448,7 @@ impl Memory {
         let levels = Arc::new(Levels::new(
             format.clone(),
             config.clone(),
+            indexes.clone(),
             manifest.current_generation,
             manifest.sstables,
             replay.replay_after(),
@@ -433,7 +465,8 @@ impl Memory {
         replay_into(&levels, &flusher, &wal, replay).await?;
         levels.caught_up_to(tenure.sentinel());
         let task = tokio::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
-        Ok((wal, Self { levels, flusher, task }))
+        let indexing = tokio::spawn(indexing::run(Arc::clone(&levels), tenure, Arc::clone(&wal)));
+        Ok((wal, Self { levels, flusher, task, indexing }))
     }
 }
 

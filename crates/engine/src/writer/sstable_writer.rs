@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
-use crate::memtable::MemTable;
-use crate::sstable::{self, SsTableMeta};
+use crate::memtable::{IndexSet, MemTable};
+use crate::sstable::{self, Indexed, SsTableMeta};
 
 /// Writes the files of SSTables. It publishes nothing.
 #[async_trait]
@@ -21,6 +21,7 @@ pub(super) trait SsTableWriter: Send + Sync {
 /// Writes Lance datasets that go with a base table.
 pub(super) struct LanceWriter {
     pub(super) base: BaseTable,
+    pub(super) indexes: IndexSet,
 }
 
 #[async_trait]
@@ -32,6 +33,9 @@ impl SsTableWriter for LanceWriter {
             .await
             .map_err(|e| Error::NotSupported(format!("the task that prepared generation {generation} ended: {e}")))??;
         let base = &self.base;
-        sstable::write(base.lance_store(), base.dataset(), rel_dir, batches, base.primary_key()).await
+        let indexed = Indexed::of(self.indexes.configs(), &batches);
+        let meta = sstable::write(base.lance_store(), base.dataset(), rel_dir, batches, base.primary_key()).await?;
+        indexed.build(base.lance_store(), rel_dir).await?;
+        Ok(meta)
     }
 }

@@ -12,11 +12,13 @@ use futures::future::{join_all, maybe_done};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::ShardWriter;
+use super::indexing::indexes_of;
 use super::open_shards::OpenShards;
 use crate::base::BaseTable;
 use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::error::{Error, Result};
+use crate::memtable::IndexSet;
 use crate::read::{MAX_ROUNDS, ShardView, Snapshot, SsTableCache, TableSnapshot, moved_on, read_shards};
 use crate::reshard;
 use crate::rows::RowFormat;
@@ -35,6 +37,7 @@ pub struct TableWriter {
     cache: Arc<SsTableCache>,
     format: RowFormat,
     router: Router,
+    indexes: IndexSet,
     shards: OpenShards,
     /// I8: where calls wait in the order of their first polls while shards are opened; a tokio mutex lets them
     /// through in that order. `None` if all shards are open from the start.
@@ -44,10 +47,11 @@ pub struct TableWriter {
 impl TableWriter {
     pub(crate) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
         let format = RowFormat::of(&base)?;
+        let indexes = indexes_of(&base, &config).await?;
         let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config).await?;
         let router = Router::try_new(base.sharding(), &format.user)?;
         let grows = matches!(base.sharding(), Sharding::Identity { .. });
-        Ok(Self { base, cache, format, router, shards, turnstile: grows.then(Mutex::default) })
+        Ok(Self { base, cache, format, router, indexes, shards, turnstile: grows.then(Mutex::default) })
     }
 
     /// The writers of the shards that are open now, in the order of their buckets or values; those that were made
@@ -65,6 +69,7 @@ impl TableWriter {
     pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
         // Checked as a whole first, so that a bad row in one part does not leave the others written.
         let checked = self.format.check_put(&batch)?;
+        self.indexes.check_rows(&checked)?;
         let parts = self.router.split(&checked, self.shards.max())?;
         self.on_each(parts, |shard, part| async move { shard.put_checked(part).await }).await
     }

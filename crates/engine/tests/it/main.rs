@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod airports;
 mod checkpoints;
 mod clone_cost;
 mod clones;
@@ -29,7 +30,9 @@ mod prune;
 mod reads;
 mod reshard;
 mod schedules;
+mod search;
 mod support;
+mod tantivy;
 mod types;
 mod verify;
 mod wal_store;

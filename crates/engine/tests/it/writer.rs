@@ -207,7 +207,7 @@ async fn bad_limits_and_indexes_are_refused_before_anybody_is_fenced() {
         config
     };
     let configs = [
-        limited(|m| m.indexes = vec!["s".into()]),
+        limited(|m| m.indexes = vec![fencepost::IndexConfig::btree("nosuch")]),
         limited(|m| m.max_rows = 0),
         limited(|m| m.max_bytes = 0),
         limited(|m| m.max_batches = 0),
