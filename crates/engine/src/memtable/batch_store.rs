@@ -87,6 +87,18 @@ impl BatchView {
         self.rows
     }
 
+    /// The batch that has this row.
+    pub(crate) fn batch_of(&self, row: usize) -> Option<&StoredBatch> {
+        let after = self.chunks.partition_point(|chunk| chunk.first().is_some_and(|first| first.first_row <= row));
+        let chunk = after.checked_sub(1).and_then(|last| self.chunks.get(last));
+        let within = |batches: &'_ [Arc<StoredBatch>]| batches.partition_point(|batch| batch.first_row <= row);
+        let batch = match self.tail.first().filter(|first| first.first_row <= row) {
+            Some(_) => self.tail.get(within(&self.tail).checked_sub(1)?)?,
+            None => chunk?.get(within(chunk?).checked_sub(1)?)?,
+        };
+        (row < batch.end()).then_some(batch)
+    }
+
     /// The batches in insert order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &StoredBatch> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).chain(&self.tail).map(Arc::as_ref)

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::*;
 use crate::base::BaseTable;
 use crate::sharding::Sharding;
-use crate::sstable;
+use crate::sstable::{self, Card};
 
 /// Numbers with the edges of their types, no two the same modulo 128, in no order.
 fn numbers() -> Vec<i64> {
@@ -244,7 +244,7 @@ async fn written(data_type: DataType) -> (LanceStore, BaseTable, String) {
 
 async fn load(store: &LanceStore, dir: &str) -> Result<Option<BloomFilter>> {
     let dataset = sstable::open(store, dir).await?;
-    BloomFilter::load(store, dir, &dataset, &["id".to_owned()]).await
+    BloomFilter::load(store, dir, &Card::of(&dataset), &["id".to_owned()]).await
 }
 
 /// Rewrites the mark in the dataset's config.
