@@ -63,11 +63,6 @@ impl KeyEncoder {
         Ok(Self { columns: columns.into(), converter: Arc::new(converter) })
     }
 
-    /// The names of the key's columns, in key order.
-    pub(crate) fn columns(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.columns.iter().map(|c| c.name.as_str())
-    }
-
     /// The keys of the batch's rows. The batch may have other columns too, and its columns may stand in any order.
     ///
     /// # Errors

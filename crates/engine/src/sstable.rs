@@ -4,6 +4,7 @@
 //! manifest lists it.
 
 mod card;
+mod columns;
 mod place;
 mod relabel;
 mod sidecar;
@@ -34,6 +35,7 @@ use lance_table::io::commit::{CommitError, ManifestNamingScheme, write_manifest_
 use uuid::Uuid;
 
 pub(crate) use self::card::Card;
+pub(crate) use self::columns::columns;
 pub(crate) use self::place::SsTablePlace;
 pub(crate) use self::relabel::relabel;
 use self::sidecar::Sidecars;

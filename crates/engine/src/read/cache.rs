@@ -4,12 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use fencepost_wal::{ShardId, SsTable};
+use fencepost_wal::ShardId;
 use lance::Dataset;
 use lance_core::cache::LanceCache;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::ShardView;
 use super::hiding::ShardKeys;
 use super::lru::Lru;
 use crate::error::Result;
@@ -67,17 +68,20 @@ impl SsTableCache {
         }
     }
 
-    /// Drops what was loaded of a shard's other SSTables: they were merged. A reader of an older snapshot loads them
+    /// Drops what was loaded of these shards' other SSTables: they were merged. A reader of an older snapshot loads them
     /// again, for as long as they exist.
-    pub(crate) fn keep_only(&self, shard: ShardId, sstables: &[SsTable]) {
-        let named: HashSet<SsTablePlace> = sstables.iter().map(|s| SsTablePlace::of(shard, s)).collect();
-        let keep = |place: &SsTablePlace| place.shard != shard || named.contains(place);
+    pub(crate) fn keep_only(&self, views: &[ShardView]) {
+        let named = |view: &ShardView| view.sstables.iter().map(|s| SsTablePlace::of(view.shard, s)).collect();
+        let named: HashMap<ShardId, HashSet<SsTablePlace>> = views.iter().map(|v| (v.shard, named(v))).collect();
+        let keep = |place: &SsTablePlace| named.get(&place.shard).is_none_or(|named| named.contains(place));
         self.about.retain(keep);
         self.open.retain(keep);
         self.pages.retain(|(place, _)| keep(place));
         let mut keys = self.keys.lock();
-        if keys.get(&shard).is_some_and(|keys| keys.is_mostly_merged(sstables)) {
-            keys.remove(&shard);
+        for view in views {
+            if keys.get(&view.shard).is_some_and(|keys| keys.is_mostly_merged(&view.sstables)) {
+                keys.remove(&view.shard);
+            }
         }
     }
 

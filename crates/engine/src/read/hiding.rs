@@ -153,12 +153,16 @@ impl ShardMoment {
     /// Reads what is not there yet of the keys of the newest `count` SSTables.
     async fn load(&self, count: usize, snapshot: &Snapshot, encoder: &KeyEncoder) -> Result<()> {
         let count = count.min(self.view.sstables.len());
+        let is_new = self.loaded.load(Ordering::Acquire) < count;
         while self.loaded.load(Ordering::Acquire) < count {
             let _turn = self.keys.reading.lock().await;
             let (end, missing) = self.missing(self.loaded.load(Ordering::Acquire), count);
             let read = stream::iter(missing).map(|sstable| self.read(sstable, snapshot, encoder));
             read.buffer_unordered(KEYS_AT_ONCE).try_collect::<()>().await?;
             self.loaded.fetch_max(end, Ordering::AcqRel);
+        }
+        if is_new {
+            snapshot.cache.trim_keys();
         }
         Ok(())
     }
@@ -182,9 +186,7 @@ impl ShardMoment {
     async fn read(&self, sstable: SsTable, snapshot: &Snapshot, encoder: &KeyEncoder) -> Result<()> {
         let place = SsTablePlace::of(self.view.shard, &sstable);
         let part = snapshot.part_of(&place)?;
-        let columns: Vec<String> = encoder.columns().map(str::to_owned).collect();
-        let dataset = snapshot.cache.dataset(&place).await?;
-        let mut batches = sstable::scan(&dataset, Some(&columns), None).await?;
+        let mut batches = sstable::columns(&snapshot.cache.dataset(&place).await?, &snapshot.format.primary_key);
         let mut count = 0;
         while let Some(batch) = batches.try_next().await? {
             // The sharding column of a keyed table is part of its key.
@@ -239,7 +241,6 @@ impl Hiding {
                 }
             }
         }
-        snapshot.cache.trim_keys();
         Ok(hiding)
     }
 

@@ -92,8 +92,8 @@ impl Snapshot {
             view.sstables.retain(|sstable| sstable.generation > done);
             // Also a frozen MemTable, if its SSTable was merged before its writer knew that it was published.
             view.memtables.retain(|memtable| memtable.generation() > done || memtable.generation() == OVERLAY);
-            cache.keep_only(view.shard, &view.sstables);
         }
+        cache.keep_only(&shards);
         let shards = shards.into_iter().map(|view| {
             let keys = cache.shard_keys(view.shard);
             Arc::new(ShardMoment::new(view, keys))

@@ -175,3 +175,42 @@ impl From<Error> for DataFusionError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fencepost_wal::{Generation, ShardId, SsTable};
+
+    use super::super::hiding::Newer;
+    use super::*;
+    use crate::sstable::SsTablePlace;
+
+    fn sources(sstables: u64) -> Vec<Source> {
+        let shard = ShardId::new_random();
+        let sstables = (1..=sstables).rev().map(|generation| {
+            let sstable = SsTable::new(Generation::new(generation), format!("gen_{generation:05}"));
+            Source::sstable(SsTablePlace::of(shard, &sstable), None, Newer::All)
+        });
+        sstables.chain([Source::base(Newer::All)]).collect()
+    }
+
+    #[test]
+    fn many_sources_are_read_by_few_partitions_newest_first_and_the_base_table_last() {
+        let partitions = partitions(sources(12_600));
+        assert_eq!(partitions.len(), SOURCES_AT_ONCE);
+        assert_eq!(partitions.iter().map(Vec::len).sum::<usize>(), 12_601);
+        for partition in &partitions {
+            let names: Vec<String> =
+                partition.iter().filter(|source| !source.is_base()).map(Source::describe).collect();
+            assert!(names.is_sorted_by(|newer, older| newer > older));
+            assert!(partition.iter().rev().skip(1).all(|source| !source.is_base()));
+        }
+    }
+
+    #[test]
+    fn beside_few_sources_the_base_table_has_a_partition_of_its_own() {
+        let partitions = partitions(sources(20));
+        assert_eq!(partitions.len(), SOURCES_AT_ONCE + 1);
+        assert!(partitions.last().is_some_and(|last| last.len() == 1 && last.iter().all(Source::is_base)));
+        assert!(super::partitions(Vec::new()).is_empty());
+    }
+}

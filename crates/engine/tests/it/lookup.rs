@@ -13,6 +13,7 @@ use fencepost_sim::{Op, Rng};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
+use crate::interop::place::Place;
 use crate::merge::merge;
 use crate::support::*;
 
@@ -229,6 +230,63 @@ async fn a_shard_that_was_split_finds_its_own_keys_only() {
         let all: Vec<i64> = (0..70).collect();
         assert_eq!(got(&elsewhere(&bucket).await, &all).await, expected, "{buckets}");
     }
+}
+
+/// Lance's SSTables have several rows of a key, of which a deletion vector leaves one by its hash, and an index that points to all.
+#[tokio::test]
+async fn rows_in_sstables_of_lance_are_found_by_reading_their_keys() {
+    let place = Place::new(true).await;
+    let theirs = place.theirs().await;
+    theirs.put(&[(1, 1), (2, 2), (3, 3)]).await;
+    theirs.put(&[(2, 20), (4, 4)]).await;
+    theirs.delete(&[3]).await;
+    theirs.flush().await;
+    theirs.put(&[(1, 100), (1, 101), (5, 5)]).await;
+    theirs.delete(&[4]).await;
+    theirs.flush().await;
+    theirs.put(&[(6, 6)]).await;
+    theirs.close().await;
+    let expected = [(5, Some(5)), (1, Some(101)), (2, Some(20)), (6, Some(6))];
+    let snapshot = place.table().await.snapshot().await.unwrap();
+    assert_eq!(got(&snapshot, &[5, 4, 3, 1, 2, 6, 7, 1]).await, expected);
+    // And beside ours.
+    let writer = place.table().await.writer(config()).await.unwrap();
+    writer.put(rows(&[(4, 40)])).await.unwrap();
+    writer.delete(keys(&[5])).await.unwrap();
+    writer.flush().await.unwrap();
+    for snapshot in [writer.snapshot().await.unwrap(), place.table().await.snapshot().await.unwrap()] {
+        assert_eq!(got(&snapshot, &[5, 4, 1, 2, 6]).await, [&[(4, Some(40))], &expected[1..]].concat());
+        assert_eq!(sql(&snapshot.provider(), "select v from t where id in (2, 4)").await.len(), 2);
+    }
+}
+
+/// With and without an index of Lance's on the key, and with rows that it does not cover.
+#[tokio::test]
+async fn the_base_table_is_asked_by_its_index_if_it_has_one() {
+    let place = Place::new(true).await;
+    let writer = place.table().await.writer(config()).await.unwrap();
+    writer.put(ids(0..3_000)).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&place.table().await).await;
+    let wanted = [2_999, 3_000, 5, 7, 3_001, 40_000, 5];
+    let found = got(&place.table().await.snapshot().await.unwrap(), &wanted).await;
+    assert_eq!(found, [(2_999, Some(2_999)), (5, Some(5)), (7, Some(7))]);
+    place.index_by_lance("id").await;
+    writer.put(rows(&[(7, 70), (3_001, 1)])).await.unwrap();
+    writer.delete(keys(&[5])).await.unwrap();
+    writer.flush().await.unwrap();
+    for merged in [false, true] {
+        if merged {
+            merge(&place.table().await).await;
+        }
+        let found = got(&place.table().await.snapshot().await.unwrap(), &wanted).await;
+        assert_eq!(found, [(2_999, Some(2_999)), (7, Some(70)), (3_001, Some(1))]);
+    }
+    // More keys than a filter names.
+    let many: Vec<i64> = (-8_000..8_000).rev().collect();
+    let found = got(&place.table().await.snapshot().await.unwrap(), &many).await;
+    assert_eq!(found.len(), 3_000);
+    assert!(found.is_sorted_by(|a, b| a.0 > b.0), "in the order of the keys");
 }
 
 /// Two pages and more of index.

@@ -158,10 +158,11 @@ async fn answers_are_right_with_1_000_sstables() {
     assert_eq!(found, expected());
     process.faults.clear_log();
     assert_eq!(pairs(snapshot.provider()).await, expected());
-    let keyed: Vec<(i64, Option<i64>)> = expected().into_iter().filter(|(_, v)| *v > Some(82)).collect();
+    // Nine of ten have no such value, and hide older rows that do.
     process.faults.clear_log();
-    let found = sql(&snapshot.provider(), "select id from t where v > 82 order by id").await.concat();
-    assert_eq!(found, keyed.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>());
+    assert_eq!(sql(&snapshot.provider(), "select id from t where v > 900").await, [["0"]]);
+    let (opened, _) = touched(&process);
+    assert!(opened <= 100, "{opened}");
 }
 
 /// What the statistics say is exact also where the newest version of a row does not match any more: an SSTable that is
@@ -220,14 +221,14 @@ async fn sstables_are_left_out_by_their_statistics_and_hide_all_the_same() {
 /// Random filters over random rows with nulls, deletions, and values that move between SSTables.
 #[tokio::test]
 async fn random_filters_equal_the_model() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         let mut rng = Rng::new(seed);
         let bucket = Bucket::new();
         let keyed = seed % 2 == 0;
         let table = create(&bucket, if keyed { &["id"] } else { &[] }, "unsharded").await;
         let writer = table.writer(config()).await.unwrap();
         let mut model: Vec<(i64, i64)> = Vec::new();
-        for generation in 0..8i64 {
+        for generation in 0..6i64 {
             let some: Vec<(i64, i64)> =
                 (0..6).map(|_| (rng.below(20) as i64, generation * 3 + rng.below(5) as i64)).collect();
             writer.put(rows(&some)).await.unwrap();
@@ -245,7 +246,7 @@ async fn random_filters_equal_the_model() {
             writer.flush().await.unwrap();
         }
         let provider = bucket.table().await.provider().await.unwrap();
-        for _ in 0..30 {
+        for _ in 0..24 {
             let (a, b) = (rng.below(30) as i64 - 2, rng.below(30) as i64 - 2);
             let (filter, matches): (String, Box<dyn Fn(i64, i64) -> bool>) = match rng.below(8) {
                 0 => (format!("v > {a}"), Box::new(move |_, v| v > a)),
