@@ -68,6 +68,8 @@ pub(crate) enum Verb {
     Ingest(IngestArgs),
     /// Run a SQL query; the table is called `t`
     Query(QueryArgs),
+    /// Print the rows of some keys
+    Get(GetArgs),
     /// Pin a moment of a table: list, refresh and delete what was pinned
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),
@@ -241,6 +243,21 @@ pub(crate) struct QueryArgs {
     /// As the table was at this checkpoint (id or name)
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) at: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// A key: a JSON object with the columns of the primary key, such as {"id": 1} (repeatable; the rows come in the order of
+    /// the keys, a key without a row has none)
+    #[arg(long = "key", value_name = "JSON", required = true)]
+    pub(crate) keys: Vec<String>,
+    /// The columns to print, separated by commas [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

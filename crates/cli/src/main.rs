@@ -45,6 +45,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Create(args) => verbs::create::run(args).await,
         Verb::Ingest(args) => verbs::ingest::run(args).await,
         Verb::Query(args) => verbs::query::run(args).await,
+        Verb::Get(args) => verbs::get::run(args).await,
         Verb::Checkpoint(verb) => verbs::checkpoint::run(verb).await,
         Verb::Clone(args) => verbs::clone::run(args).await,
         Verb::Delete(args) => verbs::clone::delete(args).await,

@@ -6,6 +6,7 @@ mod clone;
 mod create;
 mod indexes;
 mod layout;
+mod one_version;
 mod secondary;
 mod settle;
 mod shard_ids;

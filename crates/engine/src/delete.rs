@@ -161,13 +161,20 @@ async fn mark(base: &BaseTable, open: &OpenOptions) -> Result<(BaseTable, Vec<(S
         Err(error) => {
             // Objects go only when all shards are marked, so nobody deletes any yet. What another deleter has marked since is another version, and
             // its token is another one.
-            for (shard, found) in &marked {
-                if !shards::is_of_another_table(&deleting, &found.manifest) {
-                    unmark_deleted(shard, found.manifest.version).await?;
-                }
-            }
             let state = if before == TableState::Cloning { before } else { TableState::Ready };
-            deleting.become_undeleted(token, state).await?;
+            let back = async {
+                for (shard, found) in &marked {
+                    if !shards::is_of_another_table(&deleting, &found.manifest) {
+                        unmark_deleted(shard, found.manifest.version).await?;
+                    }
+                }
+                deleting.become_undeleted(token, state).await
+            };
+            // Why the deletion was refused is what the caller has to know. A table that is still marked opens for nobody, and says that
+            // the deletion has to be run again.
+            if let Err(left) = back.await {
+                tracing::error!(table = %deleting.lance_store().describe(None), error = %left, "marks of a refused deletion stay");
+            }
             Err(error)
         }
     }

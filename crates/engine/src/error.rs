@@ -198,6 +198,15 @@ impl Error {
         Error::Corrupt { url: format!("{} (log entry {path})", shard.store().url()), reason }
     }
 
+    /// Whether the store failed, and not what was asked of it.
+    pub(crate) fn is_of_store(&self) -> bool {
+        match self {
+            Error::Wal(WalError::Store { .. }) => true,
+            Error::Lance { source, .. } => matches!(source.as_ref(), lance::Error::IO { .. }),
+            _ => false,
+        }
+    }
+
     pub(crate) fn lance(what: impl Into<String>) -> impl FnOnce(lance::Error) -> Error {
         let what = what.into();
         move |source| Error::Lance { what, source: Box::new(source) }

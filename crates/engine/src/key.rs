@@ -63,11 +63,6 @@ impl KeyEncoder {
         Ok(Self { columns: columns.into(), converter: Arc::new(converter) })
     }
 
-    /// The names of the key's columns, in key order.
-    pub(crate) fn columns(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.columns.iter().map(|c| c.name.as_str())
-    }
-
     /// The keys of the batch's rows. The batch may have other columns too, and its columns may stand in any order.
     ///
     /// # Errors
@@ -146,6 +141,12 @@ impl KeySet {
     }
 }
 
+impl Default for KeySet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<S: BuildHasher> KeySet<S> {
     /// An empty set with this hasher. Any hasher gives right answers, a bad one gives slow ones.
     pub(crate) fn with_hasher(hasher: S) -> Self {
@@ -172,26 +173,13 @@ impl<S: BuildHasher> KeySet<S> {
         }
     }
 
-    /// Inserts the keys of these rows.
-    pub(crate) fn insert_rows(&mut self, keys: &Rows) {
-        for key in keys {
-            self.insert(key.data());
-        }
-    }
-
     /// The number of the key, if it is in the set.
     pub(crate) fn find(&self, key: &[u8]) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
         self.table.find(hash, |&number| key_at(&self.bytes, &self.ends, number) == Some(key)).copied()
     }
 
-    /// Whether the key is in the set.
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        self.find(key).is_some()
-    }
-
     /// How many different keys the set holds.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }

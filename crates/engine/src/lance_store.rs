@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
@@ -21,7 +22,9 @@ use fencepost_wal::Store;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::dataset::builder::DatasetBuilder;
+use lance::dataset::scanner::Scanner;
 use lance::session::Session;
+pub(crate) use lance_core::ROW_ID;
 use lance_io::object_store::{
     DEFAULT_CLOUD_IO_PARALLELISM, DEFAULT_LOCAL_IO_PARALLELISM, ObjectStore as LanceObjectStore, ObjectStoreParams,
     ObjectStoreProvider, ObjectStoreRegistry,
@@ -203,20 +206,45 @@ pub(crate) async fn scan(
     limit: Option<usize>,
 ) -> Result<SendableRecordBatchStream> {
     let failed = || Error::lance(format!("scanning {}", dataset.uri()));
-    let mut scanner = dataset.scan();
-    if let Some(columns) = projection {
-        // Quoted by hand: `project` takes a name with dots or backticks for a path.
-        let columns = columns.iter().map(|name| (name, quoted(name)));
-        scanner.project_with_transform(&columns.collect::<Vec<_>>()).map_err(failed())?;
-    }
-    if let Some(filter) = filter {
-        scanner.filter_expr(filter);
-    }
+    let mut scanner = scanner(dataset, projection, filter)?;
     if let Some(limit) = limit {
         scanner.limit(Some(i64::try_from(limit).unwrap_or(i64::MAX)), None).map_err(failed())?;
     }
     let stream = scanner.try_into_stream().await.map_err(failed())?;
     Ok(stream.into())
+}
+
+/// As [`scan`], each row with its id in the column [`ROW_ID`], by which [`take`] finds it.
+pub(crate) async fn scan_with_row_ids(
+    dataset: &Dataset,
+    projection: &[String],
+    filter: Option<Expr>,
+) -> Result<SendableRecordBatchStream> {
+    let mut scanner = scanner(dataset, Some(projection), filter)?;
+    let stream = scanner.with_row_id().try_into_stream().await;
+    Ok(stream.map_err(Error::lance(format!("scanning {}", dataset.uri())))?.into())
+}
+
+/// The rows of these ids, in this order, with these top-level columns, in any order.
+pub(crate) async fn take(dataset: &Dataset, row_ids: &[u64], columns: &[String]) -> Result<RecordBatch> {
+    let mut schema = dataset.schema().clone();
+    schema.fields.retain(|field| columns.contains(&field.name));
+    let taken = dataset.take_rows(row_ids, schema).await;
+    taken.map_err(Error::lance(format!("taking rows of {}", dataset.uri())))
+}
+
+fn scanner(dataset: &Dataset, projection: Option<&[String]>, filter: Option<Expr>) -> Result<Scanner> {
+    let mut scanner = dataset.scan();
+    if let Some(columns) = projection {
+        // Quoted by hand: `project` takes a name with dots or backticks for a path.
+        let columns = columns.iter().map(|name| (name, quoted(name)));
+        let failed = Error::lance(format!("scanning {}", dataset.uri()));
+        scanner.project_with_transform(&columns.collect::<Vec<_>>()).map_err(failed)?;
+    }
+    if let Some(filter) = filter {
+        scanner.filter_expr(filter);
+    }
+    Ok(scanner)
 }
 
 /// Hands Lance the table's store object, whatever Lance asks for.

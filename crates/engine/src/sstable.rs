@@ -3,10 +3,13 @@
 //! rows (duplicate keys are resolved before) and does not publish them: a folder becomes an SSTable when the shard's
 //! manifest lists it.
 
+mod card;
+mod columns;
 mod indexed;
 mod place;
 mod relabel;
 mod sidecar;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -32,11 +35,16 @@ use lance_table::format::{DataStorageFormat, Fragment, Manifest};
 use lance_table::io::commit::{CommitError, ManifestNamingScheme, write_manifest_file_to_path};
 use uuid::Uuid;
 
+pub(crate) use self::card::Card;
+pub(crate) use self::columns::columns;
 pub(crate) use self::indexed::Indexed;
 pub(crate) use self::place::SsTablePlace;
 pub(crate) use self::relabel::relabel;
 use self::sidecar::Sidecars;
-pub(crate) use self::sidecar::{BloomFilter, SidecarCheck, SidecarFault, key_hashes};
+pub(crate) use self::sidecar::{
+    BloomFilter, IndexKeys, KeyIndexFiles, KeyPage, PageRanges, SidecarCheck, SidecarFault, key_hashes,
+};
+pub(crate) use self::statistics::{ColumnStatistics, Statistics};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 use crate::memtable::array_bytes;

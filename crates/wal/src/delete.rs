@@ -10,14 +10,12 @@ use crate::adopt::inherit;
 use crate::checkpoint::{Checkpoint, OWN_TABLE};
 use crate::claim::{OpenOptions, open};
 use crate::error::{Error, Result};
+use crate::gc::DELETES_AT_ONCE;
 use crate::ids::ManifestVersion;
 use crate::log::Log;
 use crate::manifest::{Extension, ManifestStore, ShardManifest};
 use crate::shard::Shard;
 use crate::store::Store;
-
-/// Objects that are deleted with one call.
-const DELETES_AT_ONCE: usize = 1000;
 
 /// How often others may take the shard over while it is marked.
 const MAX_ROUNDS: usize = 16;
@@ -27,8 +25,6 @@ const MAX_ROUNDS: usize = 16;
 pub struct Marked {
     /// Its manifest.
     pub manifest: ShardManifest,
-    /// Whether it was marked by this call, and not before.
-    pub newly: bool,
 }
 
 /// Refuses if somebody needs a moment of the shard, and says who. Writes nothing.
@@ -59,7 +55,7 @@ pub async fn mark_deleted(shard: &Shard, options: &OpenOptions) -> Result<Option
         if latest.is_deleted() {
             // Over the mark of whoever made it: from here on nobody else takes it back.
             match take_over(&manifests, latest.version).await {
-                Ok(manifest) => return Ok(Some(Marked { manifest, newly: false })),
+                Ok(manifest) => return Ok(Some(Marked { manifest })),
                 Err(Error::Contention { .. }) => continue,
                 Err(error) => return Err(error),
             }
@@ -79,7 +75,7 @@ pub async fn mark_deleted(shard: &Shard, options: &OpenOptions) -> Result<Option
             Err(error) => Err(error),
         };
         match marked {
-            Ok(manifest) => return Ok(Some(Marked { manifest, newly: true })),
+            Ok(manifest) => return Ok(Some(Marked { manifest })),
             // Somebody took it over meanwhile.
             Err(Error::Fenced { .. }) => {}
             Err(error) => return Err(error),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
 use clap::ValueEnum;
 
 use crate::error::{CliError, Result};
@@ -77,6 +78,22 @@ pub(crate) fn open(path: &Path, format: Option<Format>, schema: &SchemaRef, batc
         Format::Parquet => parquet::read(source, seekable(path)?, schema, batch_rows),
         Format::Arrow if is_stdin(path) => arrow::read_unseekable(source, reader(path)?, schema, batch_rows),
         Format::Arrow => arrow::read(source, open_file(path)?, schema, batch_rows),
+    }
+}
+
+/// Keys on the command line, each a JSON object with the columns of the primary key, as one batch of the table's types.
+pub(crate) fn keys(objects: &[String], table: &Schema, primary_key: &[String]) -> Result<RecordBatch> {
+    let is_key = |field: &&Arc<Field>| primary_key.contains(field.name());
+    let schema = Arc::new(Schema::new(table.fields().iter().filter(is_key).cloned().collect::<Vec<_>>()));
+    // One per line; inside of a JSON string a line break is written in another way.
+    let lines = objects.iter().map(|object| object.replace(['\n', '\r'], " ") + "\n");
+    let text = io::Cursor::new(lines.collect::<String>());
+    let batches = ndjson::read("--key".to_string(), Box::new(text), &schema, objects.len())?;
+    let batches = batches.collect::<Result<Vec<_>>>()?;
+    let keys = concat_batches(&schema, &batches).map_err(|e| CliError::input(format!("--key: {e}")))?;
+    match keys.num_rows() == objects.len() {
+        true => Ok(keys),
+        false => Err(CliError::input("--key: an empty key").help("a key is a JSON object, such as {\"id\": 1}")),
     }
 }
 

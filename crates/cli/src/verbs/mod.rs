@@ -6,6 +6,7 @@ pub(crate) mod clone;
 pub(crate) mod create;
 pub(crate) mod flush;
 pub(crate) mod gc;
+pub(crate) mod get;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod merge;

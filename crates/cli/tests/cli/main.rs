@@ -14,6 +14,7 @@ mod exit_codes;
 mod flights;
 mod foreign;
 mod gc;
+mod get;
 mod pipes;
 mod probe;
 mod python;

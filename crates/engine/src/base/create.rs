@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
-use async_trait::async_trait;
 use fencepost_wal::Store;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
@@ -16,15 +15,10 @@ use lance_core::datatypes::{
     LANCE_FIELD_ID_KEY, LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION, Schema as LanceSchema,
 };
 use lance_index::mem_wal::{MemWalIndexDetails, ShardingSpec};
-use lance_io::object_store::ObjectStore as LanceObjectStore;
-use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
-use lance_table::io::commit::{
-    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-};
 use lance_table::system_index::mem_wal::new_mem_wal_index_meta;
-use object_store::path::Path;
 use uuid::Uuid;
 
+use super::one_version::OnlyVersion;
 use super::table_id::TABLE_ID_KEY;
 use super::types::{check_types, stored};
 use super::wal_store::WAL_STORE_KEY;
@@ -81,11 +75,14 @@ pub(super) async fn begin(store: &LanceStore, schema: LanceSchema, wal_store: Op
     let uri = store.uri(None);
     let created = CommitBuilder::new(uri.as_str())
         .with_session(Arc::clone(store.session()))
-        .with_commit_handler(Arc::new(FirstVersionOnly))
+        .with_commit_handler(Arc::new(OnlyVersion {
+            version: 1,
+            otherwise: |path| lance::Error::dataset_already_exists(path.to_string()),
+        }))
         .execute(Transaction::new(0, create, None))
         .await;
     match created {
-        // Opened anew, because this dataset would carry on with `FirstVersionOnly`.
+        // Opened anew, because this dataset would carry on with `OnlyVersion`.
         Ok(_) => store.open_dataset(None).await,
         Err(lance::Error::DatasetAlreadyExists { .. }) => Err(exists(store)),
         Err(e) => Err(Error::lance(format!("creating {}", store.describe(None)))(e)),
@@ -219,39 +216,4 @@ fn check_columns(schema: &Schema, primary_key: &[String]) -> Result<()> {
         return invalid(format!("the primary-key column `{key}` is nested; a key column holds single values"));
     }
     KeyEncoder::try_new(schema, primary_key).map(|_| ())
-}
-
-/// Commits version 1 by create-if-absent, and no other. Lance takes "overwrite" on a dataset that appeared meanwhile
-/// for a request to overwrite it: a creator that lost a race would wipe the winner's table.
-#[derive(Debug)]
-struct FirstVersionOnly;
-
-#[async_trait]
-impl CommitHandler for FirstVersionOnly {
-    // Both as the inner handler answers: a lost answer is resolved by reading the manifest back.
-    fn is_version_not_found_definitive(&self) -> bool {
-        true
-    }
-
-    fn propagate_commit_error_after_success(&self) -> bool {
-        false
-    }
-
-    async fn commit(
-        &self,
-        manifest: &mut Manifest,
-        indices: Option<Vec<IndexMetadata>>,
-        base_path: &Path,
-        object_store: &LanceObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
-        transaction: Option<ManifestTransaction>,
-    ) -> Result<ManifestLocation, CommitError> {
-        if manifest.version != 1 {
-            return Err(CommitError::OtherError(lance::Error::dataset_already_exists(base_path.to_string())));
-        }
-        ConditionalPutCommitHandler
-            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
-            .await
-    }
 }

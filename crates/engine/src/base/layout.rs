@@ -5,21 +5,15 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use fencepost_wal::{ShardFieldEntry, ShardId, ShardManifest, ShardStatus};
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_io::object_store::ObjectStore as LanceObjectStore;
-use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
-use lance_table::io::commit::{
-    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-};
 use lance_table::io::manifest::read_manifest_indexes;
 use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
-use object_store::path::Path;
 use uuid::Uuid;
 
+use super::one_version::OnlyVersion;
 use super::{BaseTable, shard_ids};
 use crate::error::{Error, Result};
 
@@ -155,7 +149,10 @@ impl BaseTable {
         let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: vec![old] };
         let committed = CommitBuilder::new(Arc::new(self.dataset.clone()))
             .with_session(Arc::clone(self.store.session()))
-            .with_commit_handler(Arc::new(NextVersionOnly { read_version: version }))
+            .with_commit_handler(Arc::new(OnlyVersion {
+                version: version + 1,
+                otherwise: |_| lance::Error::not_supported("the table has moved on".to_owned()),
+            }))
             .execute(Transaction::new(version, operation, None))
             .await;
         let latest = self.refreshed().await?;
@@ -166,41 +163,5 @@ impl BaseTable {
             Err(error) => Err(failed()(error)),
             Ok(_) => Ok(None),
         }
-    }
-}
-
-/// Commits the version behind the one that was read, and no other: Lance would move the commit on top of what others have committed.
-#[derive(Debug)]
-struct NextVersionOnly {
-    read_version: u64,
-}
-
-#[async_trait]
-impl CommitHandler for NextVersionOnly {
-    // Both as the inner handler answers: a lost answer is resolved by reading the manifest back.
-    fn is_version_not_found_definitive(&self) -> bool {
-        true
-    }
-
-    fn propagate_commit_error_after_success(&self) -> bool {
-        false
-    }
-
-    async fn commit(
-        &self,
-        manifest: &mut Manifest,
-        indices: Option<Vec<IndexMetadata>>,
-        base_path: &Path,
-        object_store: &LanceObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
-        transaction: Option<ManifestTransaction>,
-    ) -> Result<ManifestLocation, CommitError> {
-        if manifest.version != self.read_version + 1 {
-            return Err(CommitError::OtherError(lance::Error::not_supported("the table has moved on".to_string())));
-        }
-        ConditionalPutCommitHandler
-            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
-            .await
     }
 }

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
-use arrow_select::interleave::interleave;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
 
 /// Batches per shared chunk. A view clones at most this many handles, however many batches there are.
 const CHUNK_BATCHES: usize = 64;
@@ -102,32 +101,16 @@ impl BatchView {
         })
     }
 
-    /// These rows, in this order, with these columns.
-    ///
-    /// # Errors
-    /// [`ArrowError`] for a row or a column that is not there.
-    pub(crate) fn take(&self, rows: &[u32], schema: &SchemaRef, columns: &[usize]) -> Result<RecordBatch, ArrowError> {
-        let batches: Vec<&StoredBatch> = self.iter().collect();
-        let place = |row: &u32| {
-            let batch = batches.partition_point(|stored| stored.end() <= *row as usize);
-            match batches.get(batch) {
-                Some(stored) if *row as usize >= stored.first_row => Ok((batch, *row as usize - stored.first_row)),
-                _ => Err(ArrowError::InvalidArgumentError(format!("a MemTable has no row {row}"))),
-            }
+    /// The batch that has this row.
+    pub(crate) fn batch_of(&self, row: usize) -> Option<&StoredBatch> {
+        let after = self.chunks.partition_point(|chunk| chunk.first().is_some_and(|first| first.first_row <= row));
+        let chunk = after.checked_sub(1).and_then(|last| self.chunks.get(last));
+        let within = |batches: &'_ [Arc<StoredBatch>]| batches.partition_point(|batch| batch.first_row <= row);
+        let batch = match self.tail.first().filter(|first| first.first_row <= row) {
+            Some(_) => self.tail.get(within(&self.tail).checked_sub(1)?)?,
+            None => chunk?.get(within(chunk?).checked_sub(1)?)?,
         };
-        let places = rows.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let taken = columns.iter().map(|column| {
-            let all = batches.iter().map(|stored| stored.batch.columns().get(*column).map(AsRef::as_ref));
-            let all: Option<Vec<&dyn Array>> = all.collect();
-            let missing = || ArrowError::InvalidArgumentError(format!("a MemTable has no column {column}"));
-            match places.is_empty() {
-                true => Ok(new_empty_array(schema.fields().get(*column).ok_or_else(missing)?.data_type())),
-                false => interleave(&all.ok_or_else(missing)?, &places),
-            }
-        });
-        let taken = taken.collect::<Result<Vec<_>, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        RecordBatch::try_new_with_options(Arc::new(schema.project(columns)?), taken, &options)
+        (row < batch.end()).then_some(batch)
     }
 
     /// The batches in insert order.

@@ -63,6 +63,19 @@ impl<S: BuildHasher> PkIndex<S> {
         self.span(key).is_some_and(|span| span.first < watermark)
     }
 
+    /// The newest row of the key at the watermark. It takes as many steps as the key has rows, if it got one since.
+    pub(crate) fn newest_of(&self, key: &[u8], watermark: usize) -> Option<usize> {
+        let span = self.span(key).filter(|span| span.first < watermark)?;
+        if span.newest < watermark {
+            return Some(span.newest);
+        }
+        let mut row = span.first;
+        while let Some(next) = self.next_of.get(row).copied().filter(|next| *next < watermark) {
+            row = next;
+        }
+        Some(row)
+    }
+
     /// For each of these rows, all below the watermark, whether it was the newest of its key at the watermark.
     pub(crate) fn newest(&self, rows: Range<usize>, watermark: usize) -> BooleanBuffer {
         self.next_of.get(rows).unwrap_or_default().iter().map(|next| *next >= watermark).collect()

@@ -1,6 +1,8 @@
 //! One moment of a MemTable, for readers. It holds the batches of its moment and asks the MemTable's index, which
 //! answers for that moment however much it has grown since.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::{filter, filter_record_batch};
+use arrow_select::interleave::interleave_record_batch;
 use parking_lot::RwLock;
 
 use super::State;
@@ -87,12 +90,12 @@ impl MemTableSnapshot {
         rows.iter().map(newest).collect()
     }
 
-    /// These rows, in this order, with these columns.
+    /// As [`take`](Self::take), of rows as the secondary indexes number them.
     ///
     /// # Errors
-    /// [`Error::Arrow`] if there is no such column or row.
-    pub(crate) fn take(&self, rows: &[u32], columns: &[usize]) -> Result<RecordBatch> {
-        self.view.take(rows, &self.schema, columns).map_err(Error::arrow("reading rows of a MemTable"))
+    /// As [`take`](Self::take).
+    pub(crate) fn take_numbered(&self, rows: &[u32], columns: &[usize]) -> Result<RecordBatch> {
+        self.take(&rows.iter().map(|row| *row as usize).collect::<Vec<_>>(), columns)
     }
 
     /// The rows whose value in a column is in one of the ranges, in row order; `None` without a B-tree on it.
@@ -182,6 +185,42 @@ impl MemTableSnapshot {
         match &self.state.read().index {
             Some(index) => keys.iter().map(|key| index.contains(key.data(), self.view.rows())).collect(),
             None => BooleanBuffer::new_unset(keys.num_rows()),
+        }
+    }
+
+    /// For each of these encoded keys the number of its newest row, a tombstone too.
+    pub(crate) fn newest_rows<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) -> Vec<Option<usize>> {
+        let state = self.state.read();
+        let newest = |key| state.index.as_ref()?.newest_of(key, self.view.rows());
+        keys.into_iter().map(newest).collect()
+    }
+
+    /// These rows, in this order, with only these columns.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such row or column, or the rows do not fit into one batch.
+    pub(crate) fn take(&self, rows: &[usize], columns: &[usize]) -> Result<RecordBatch> {
+        let failed = || Error::arrow("taking rows of a MemTable");
+        let mut number_of: HashMap<usize, usize> = HashMap::new();
+        let mut batches = Vec::new();
+        let mut places = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(stored) = self.view.batch_of(*row) else {
+                let reason = format!("row {row} of {}", self.view.rows());
+                return Err(failed()(arrow_schema::ArrowError::InvalidArgumentError(reason)));
+            };
+            let number = match number_of.entry(stored.first_row) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    batches.push(stored.batch.project(columns).map_err(failed())?);
+                    *new.insert(batches.len() - 1)
+                }
+            };
+            places.push((number, row - stored.first_row));
+        }
+        match batches.is_empty() {
+            true => Ok(RecordBatch::new_empty(Arc::new(self.schema.project(columns).map_err(failed())?))),
+            false => interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &places).map_err(failed()),
         }
     }
 

@@ -149,6 +149,11 @@ proptest! {
 
             let members = keyed.contains_keys(&asked_keys);
             prop_assert_eq!(keyless.contains_keys(&asked_keys).count_set_bits(), 0);
+            let found: Vec<usize> =
+                keyed.newest_rows(asked_keys.iter().map(|key| key.data())).into_iter().flatten().collect();
+            let expected = asked.iter().filter_map(|key| moment.iter().rev().find(|row| row.key == *key).cloned());
+            prop_assert_eq!(rows_of(&keyed.take(&found, &[0, 1, 2, 3, 4]).unwrap()), expected.collect::<Vec<_>>());
+            prop_assert!(keyed.take(&[count], &[0]).is_err());
             for (i, key) in asked.iter().enumerate() {
                 let expected = moment.iter().rev().find(|r| r.key == *key);
                 prop_assert_eq!(members.value(i), expected.is_some());
@@ -165,6 +170,7 @@ proptest! {
             let before = &keys[..watermark];
             for key in keys {
                 assert_eq!(index.contains(key, watermark), before.contains(key));
+                assert_eq!(index.newest_of(key, watermark), before.iter().rposition(|known| known == key));
             }
             assert!(!index.contains(b"never written", watermark));
             let newest: Vec<bool> = range.clone().map(|i| !before[i + 1..].contains(&before[i])).collect();

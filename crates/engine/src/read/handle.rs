@@ -7,7 +7,9 @@ use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
 
 use super::search::{self, HybridQuery, TextQuery, TextStatistics, VectorQuery};
-use super::{LsmTable, Snapshot};
+use super::{LsmTable, Snapshot, lookup};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 
 /// One moment of a table. It holds still: the same query gives the same answer again while writes, flushes, merges and
@@ -32,6 +34,23 @@ impl TableSnapshot {
     /// The version of the base table that it starts from.
     pub fn base_version(&self) -> u64 {
         self.snapshot.base.version()
+    }
+
+    /// The newest rows of these keys, in the order of the keys: one row for each key that the table has. A key that it does
+    /// not have, or that was deleted, has no row; one that is given twice has its row once, where it came first. `keys` has
+    /// the columns of the primary key, in any order, and no others; `projection` names the columns of the answer in their
+    /// order, all of them by default.
+    ///
+    /// Costs no request for rows that are in memory. A key on storage costs the bloom filters of the SSTables that are newer,
+    /// as far as they are not in memory, then one index page and the row. Give many keys at once if there are many: they
+    /// are looked for side by side. (If writers choose shards themselves, each shard may have a row of a key; all of them
+    /// are in the answer, as in that of SQL.)
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a table without a primary key; [`Error::InvalidOptions`] that names the column if keys or
+    /// projection do not fit the table; [`Error::Corrupt`] for a damaged filter or index; errors of reading.
+    pub async fn get(&self, keys: &RecordBatch, projection: Option<&[&str]>) -> Result<RecordBatch> {
+        lookup::get(&self.snapshot, keys, projection).await
     }
 
     /// The snapshot as a DataFusion table, for SQL.

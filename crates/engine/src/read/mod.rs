@@ -3,11 +3,15 @@
 
 mod cache;
 mod handle;
+mod hiding;
+mod lookup;
+mod lru;
 mod predicate;
 mod provider;
 mod prune;
 mod ranges;
 mod search;
+mod skip;
 mod source;
 mod storage;
 mod wanted;
@@ -20,7 +24,7 @@ use fencepost_wal::{Generation, ShardId, SsTable};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memtable::MemTableSnapshot;
 use crate::rows::RowFormat;
 use crate::sharding::{PartOfRows, ShardValue};
@@ -28,6 +32,7 @@ use crate::sstable::SsTablePlace;
 
 pub(crate) use cache::SsTableCache;
 pub use handle::TableSnapshot;
+use hiding::{Newer, ShardMoment};
 use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;
@@ -35,9 +40,6 @@ pub use search::{HybridQuery, TextQuery, VectorQuery, register_tables};
 pub(crate) use source::{Request, Source};
 pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage, take_entry};
 use wanted::WantedKeys;
-
-/// Bloom filters that are loaded at once.
-const FILTERS_AT_ONCE: usize = 16;
 
 /// The generation of rows that were accepted and have not landed: newer than all.
 pub(crate) const OVERLAY: Generation = Generation::ZERO;
@@ -60,7 +62,7 @@ pub(crate) struct Snapshot {
     pub(crate) cache: Arc<SsTableCache>,
     /// Whether the base table's rows belong to it.
     with_base: bool,
-    shards: Vec<ShardView>,
+    shards: Vec<Arc<ShardMoment>>,
 }
 
 impl Snapshot {
@@ -93,46 +95,23 @@ impl Snapshot {
             view.sstables.retain(|sstable| sstable.generation > done);
             // Also a frozen MemTable, if its SSTable was merged before its writer knew that it was published.
             view.memtables.retain(|memtable| memtable.generation() > done || memtable.generation() == OVERLAY);
-            cache.keep_only(view.shard, &view.sstables);
         }
-        Self { base, format, cache: Arc::clone(cache), with_base, shards }
+        cache.keep_only(&shards);
+        let shards = shards.into_iter().map(|view| {
+            let keys = cache.shard_keys(view.shard);
+            Arc::new(ShardMoment::new(view, keys))
+        });
+        Self { base, format, cache: Arc::clone(cache), with_base, shards: shards.collect() }
     }
 
     /// The same moment of the shards that a query wants; see [`ShardPruning`].
     pub(crate) fn pruned(self: &Arc<Self>, pruning: &ShardPruning) -> Arc<Self> {
-        let is_wanted = |view: &&ShardView| pruning.may_hold(&view.value);
-        if self.shards.iter().all(|view| is_wanted(&view)) {
+        let is_wanted = |shard: &&Arc<ShardMoment>| pruning.may_hold(&shard.view.value);
+        if self.shards.iter().all(|shard| is_wanted(&shard)) {
             return Arc::clone(self);
         }
         let shards = self.shards.iter().filter(is_wanted).cloned().collect();
         Arc::new(Self { shards, ..self.as_ref().clone() })
-    }
-
-    /// The sources, each with what hides its rows.
-    pub(crate) fn sources(&self) -> Vec<Source> {
-        self.sources_of(&self.shards)
-    }
-
-    /// The sources that may hold one of these keys, each with what hides its rows. The base table is always one.
-    ///
-    /// What is left out is not missed as a hider either: it hides only rows of keys that it holds, which nobody asked
-    /// for. So such rows come to light here, and [`Source::read`] drops whatever has none of the keys.
-    pub(crate) async fn sources_holding(&self, wanted: &WantedKeys) -> Result<Vec<Source>> {
-        let mut views = Vec::with_capacity(self.shards.len());
-        for view in &self.shards {
-            let memtables = view.memtables.iter().filter(|memtable| wanted.any_in_memtable(memtable)).cloned();
-            let sstables = stream::iter(view.sstables.iter().cloned()).map(|sstable| async move {
-                let place = SsTablePlace::of(view.shard, &sstable);
-                let filter = self.cache.bloom_filter(&place, &self.format.primary_key).await?;
-                let holds = filter.is_none_or(|filter| wanted.any_in_sstable(&filter));
-                Ok::<_, Error>(holds.then_some(sstable))
-            });
-            let sstables =
-                sstables.buffered(FILTERS_AT_ONCE).try_filter_map(|held| std::future::ready(Ok(held))).try_collect();
-            let (memtables, sstables) = (memtables.collect(), sstables.await?);
-            views.push(ShardView { shard: view.shard, value: view.value.clone(), memtables, sstables });
-        }
-        Ok(self.sources_of(&views))
     }
 
     /// The rows of an SSTable that belong to its shard; `None`: all.
@@ -141,26 +120,36 @@ impl Snapshot {
         filter.transpose()
     }
 
-    fn sources_of(&self, shards: &[ShardView]) -> Vec<Source> {
+    /// The sources, each with what hides its rows; of each shard newest first, the base table last.
+    pub(crate) fn sources(&self) -> Vec<Source> {
         let mut sources = Vec::new();
-        let mut all_newer: Vec<Source> = Vec::new();
-        for view in shards {
-            let mut newer: Vec<Source> = Vec::new();
-            let memtables = view.memtables.iter().cloned().map(Source::memtable);
-            let sstables = view
-                .sstables
-                .iter()
-                .map(|entry| Source::sstable(SsTablePlace::of(view.shard, entry), entry.physical_rows));
-            for source in memtables.chain(sstables) {
-                sources.push(source.clone().hidden_by(&newer));
-                newer.push(source);
+        for shard in &self.shards {
+            let view = &shard.view;
+            let newer = |memtables, sstables| Newer::InShard { shard: Arc::clone(shard), memtables, sstables };
+            for (n, memtable) in view.memtables.iter().enumerate() {
+                sources.push(Source::memtable(memtable.clone(), newer(n, 0)));
             }
-            all_newer.extend(newer);
+            for (n, sstable) in view.sstables.iter().enumerate() {
+                let place = SsTablePlace::of(view.shard, sstable);
+                sources.push(Source::sstable(place, sstable.physical_rows, newer(view.memtables.len(), n)));
+            }
         }
         if self.with_base {
-            sources.push(Source::base().hidden_by(&all_newer));
+            sources.push(Source::base(Newer::All));
         }
         sources
+    }
+
+    /// How many rows the sources have, older versions and tombstones among them, as far as they are counted.
+    pub(crate) fn estimated_rows(&self) -> usize {
+        let of_shard = |shard: &Arc<ShardMoment>| {
+            let in_memory: usize = shard.view.memtables.iter().map(MemTableSnapshot::rows).sum();
+            let flushed: u64 = shard.view.sstables.iter().filter_map(|sstable| sstable.physical_rows).sum();
+            in_memory + usize::try_from(flushed).unwrap_or(usize::MAX)
+        };
+        let merged = self.base.dataset().manifest().fragments.iter().filter_map(|fragment| fragment.num_rows());
+        let merged = if self.with_base { merged.sum() } else { 0 };
+        self.shards.iter().map(of_shard).fold(merged, usize::saturating_add)
     }
 
     /// Every row, all columns.

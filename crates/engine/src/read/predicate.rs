@@ -17,7 +17,7 @@ use datafusion::logical_expr_common::casts::try_cast_literal_to_type;
 pub(crate) const MAX_VALUES: usize = 1_000;
 
 /// How deep `AND` and `OR` may be nested in each other; what is deeper restricts nothing.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 
 /// For some columns, every value that they have in the rows for which all filters are true. Other values do not
 /// occur in such rows, null neither; the rows need not exist.
@@ -125,7 +125,7 @@ fn is_never_true(expr: &Expr) -> bool {
 }
 
 /// The operands of a chain of the same operator, without recursion: a query may have thousands of them.
-fn operands(expr: &Expr, operator: Operator) -> Vec<&Expr> {
+pub(super) fn operands(expr: &Expr, operator: Operator) -> Vec<&Expr> {
     let mut found = Vec::new();
     let mut open = vec![expr];
     while let Some(expr) = open.pop() {

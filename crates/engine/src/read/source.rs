@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_buffer::BooleanBuffer;
-use arrow_row::Rows;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use datafusion::common::Column;
@@ -16,10 +15,12 @@ use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::hiding::{Hiding, Newer};
 use super::ranges::rows_by_index;
-use super::{ShardPruning, Snapshot, WantedKeys};
+use super::skip::Skip;
+use super::{ShardPruning, Snapshot};
 use crate::error::{Error, Result};
-use crate::key::{KeyEncoder, KeySet};
+use crate::key::KeyEncoder;
 use crate::memtable::MemTableSnapshot;
 use crate::rows::TOMBSTONE;
 use crate::sharding::PartOfRows;
@@ -33,11 +34,11 @@ pub(crate) enum Place {
     Base,
 }
 
-/// A place, and the places whose rows hide those of the same key here.
+/// A place, and the newer ones whose rows hide those of the same key here.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     place: Place,
-    newer: Vec<Place>,
+    newer: Newer,
 }
 
 /// What a scan wants of every source.
@@ -49,10 +50,8 @@ pub(crate) struct Request {
     /// A row that does not match may be left out; one that matches must not. Applied to the rows of a source, never
     /// to those that hide them.
     filter: Option<Expr>,
-    /// If the filters allow only these keys: no row of another one is passed on. Sources without these keys are left
-    /// out, so a row of another key may be one that they hide, and a row that nobody can see must not fail a query.
-    wanted: Option<WantedKeys>,
-    /// If shards are left out: no row of theirs is passed on, for the same reason.
+    /// If shards are left out: no row of theirs is passed on. What they hide comes to light, and a row that nobody can see
+    /// must not fail a query.
     pruning: Option<ShardPruning>,
 }
 
@@ -60,22 +59,20 @@ impl Request {
     pub(crate) fn all_columns(snapshot: &Snapshot) -> Self {
         let schema = Arc::clone(&snapshot.format.user);
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-        Self { columns, schema, filter: None, wanted: None, pruning: None }
+        Self { columns, schema, filter: None, pruning: None }
     }
 
-    /// The columns of `schema`, the filters of a query on the columns of `table`, and the keys and shards that these
-    /// allow.
+    /// The columns of `schema`, the filters of a query on the columns of `table`, and the shards that these allow.
     pub(crate) fn new(
         schema: SchemaRef,
         filters: &[Expr],
         table: &Schema,
-        wanted: Option<WantedKeys>,
         pruning: Option<ShardPruning>,
     ) -> Result<Self> {
         let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
         let filters = filters.iter().filter(|f| pushes_down(f, table)).cloned().map(unqualified);
         let filters = filters.collect::<Result<Vec<_>, DataFusionError>>()?;
-        Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and), wanted, pruning })
+        Ok(Self { columns, schema, filter: filters.into_iter().reduce(Expr::and), pruning })
     }
 
     /// The same request for rows that bring more columns along, which no source has.
@@ -128,7 +125,7 @@ fn pushes_down(filter: &Expr, table: &Schema) -> bool {
 
 /// A column of single values, under a name that Lance does not take for a path into a struct. No floats: 0.0 and -0.0
 /// are one value to Lance and two to DataFusion, so a row would match in one source and not in another.
-fn is_plain_column(name: &str, table: &Schema) -> bool {
+pub(super) fn is_plain_column(name: &str, table: &Schema) -> bool {
     let single = |field: &Field| {
         let data_type = field.data_type();
         (data_type.is_primitive() && !data_type.is_floating())
@@ -150,21 +147,20 @@ pub(super) fn unqualified(filter: Expr) -> Result<Expr, DataFusionError> {
 }
 
 impl Source {
-    pub(crate) fn memtable(memtable: MemTableSnapshot) -> Self {
-        Self { place: Place::MemTable(memtable), newer: Vec::new() }
+    pub(super) fn memtable(memtable: MemTableSnapshot, newer: Newer) -> Self {
+        Self { place: Place::MemTable(memtable), newer }
     }
 
-    pub(crate) fn sstable(place: SsTablePlace, rows: Option<u64>) -> Self {
-        Self { place: Place::SsTable { place, rows }, newer: Vec::new() }
+    pub(super) fn sstable(place: SsTablePlace, rows: Option<u64>, newer: Newer) -> Self {
+        Self { place: Place::SsTable { place, rows }, newer }
     }
 
-    pub(crate) fn base() -> Self {
-        Self { place: Place::Base, newer: Vec::new() }
+    pub(super) fn base(newer: Newer) -> Self {
+        Self { place: Place::Base, newer }
     }
 
-    pub(crate) fn hidden_by(mut self, newer: &[Source]) -> Self {
-        self.newer = newer.iter().map(|source| source.place.clone()).collect();
-        self
+    pub(super) fn is_base(&self) -> bool {
+        matches!(self.place, Place::Base)
     }
 
     /// Where its rows are.
@@ -182,23 +178,28 @@ impl Source {
         }
     }
 
+    /// What hides its rows; nothing without a primary key. The keys of the newer SSTables of its shard are read, as far as
+    /// nobody has read them yet.
+    pub(crate) async fn hiding(&self, snapshot: &Snapshot) -> Result<Hiding> {
+        match &snapshot.format.keys {
+            Some(encoder) => Hiding::load(&self.newer, snapshot, encoder).await,
+            None => Ok(Hiding::default()),
+        }
+    }
+
     /// What decides which of the source's rows are in the answer to a request.
     pub(crate) async fn visibility(&self, snapshot: &Snapshot, request: &Arc<Request>) -> Result<Visibility> {
         let keys = snapshot.format.keys.clone();
-        let hiding = match &keys {
-            Some(encoder) => Hiding::load(&self.newer, snapshot, encoder).await?,
-            None => Hiding::default(),
-        };
+        let hiding = self.hiding(snapshot).await?;
         // Only the base table has rows of several shards.
-        let is_base = matches!(self.place, Place::Base);
-        let pruned = is_base && keys.is_some() && request.pruning.is_some();
+        let pruned = self.is_base() && keys.is_some() && request.pruning.is_some();
         let mut columns = request.columns.clone();
         let mut also = |name: &str| {
             if !columns.iter().any(|column| column == name) {
                 columns.push(name.to_owned());
             }
         };
-        if !hiding.is_empty() || request.wanted.is_some() || pruned {
+        if !hiding.is_empty() || pruned {
             snapshot.format.primary_key.iter().for_each(|key| also(key));
         }
         let part = match &self.place {
@@ -206,7 +207,7 @@ impl Source {
             _ => None,
         };
         part.iter().for_each(|part| also(part.column()));
-        if !is_base {
+        if !self.is_base() {
             also(TOMBSTONE);
         }
         Ok(Visibility { request: Arc::clone(request), keys, hiding, pruned, part, columns })
@@ -218,12 +219,32 @@ impl Source {
         snapshot: Arc<Snapshot>,
         request: Arc<Request>,
     ) -> Result<SendableRecordBatchStream> {
+        let schema = Arc::clone(request.schema());
+        if !self.may_match(&snapshot, &request).await? {
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::empty())));
+        }
         let visibility = self.visibility(&snapshot, &request).await?;
         let batches = self.raw(&snapshot, &request, visibility.columns()).await?;
-        let schema = Arc::clone(request.schema());
         let visible = batches.map(move |batch| Ok(visibility.apply(&batch?)?));
         let visible = visible.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, visible)))
+    }
+
+    /// Whether it can have a row of the answer.
+    pub(crate) async fn may_match(&self, snapshot: &Snapshot, request: &Request) -> Result<bool> {
+        match (&self.place, &request.filter) {
+            (Place::SsTable { place, .. }, Some(filter)) => {
+                let card = snapshot.cache.card(place).await?;
+                let Some(statistics) = card.statistics() else {
+                    return Ok(true);
+                };
+                let (schema, base) = (&snapshot.format.user, &snapshot.base);
+                Ok(Skip { statistics: &statistics, schema, base }.may_match(filter))
+            }
+            // Nothing to wait for.
+            (Place::Base, _) => Ok(!snapshot.base.dataset().manifest().fragments.is_empty()),
+            _ => Ok(true),
+        }
     }
 
     /// The source's own rows with these columns.
@@ -245,7 +266,7 @@ impl Source {
                 let projected = projected.map_err(Error::arrow("choosing a MemTable's columns"))?;
                 let by_index = filter.map(|filter| rows_by_index(memtable, &filter)).transpose()?.flatten();
                 let rows = match by_index {
-                    Some(rows) => vec![memtable.take(&memtable.only_live(rows), &indices)?],
+                    Some(rows) => vec![memtable.take_numbered(&memtable.only_live(rows), &indices)?],
                     None => memtable.live_columns(&indices)?,
                 };
                 let rows = stream::iter(rows.into_iter().map(Ok));
@@ -281,58 +302,13 @@ impl Visibility {
         if let Some(part) = &self.part {
             batch = part.choose(&batch)?;
         }
-        let shown = visible(&batch, self.keys.as_ref(), &self.hiding, self.request.wanted.as_ref())?;
+        let shown = visible(&batch, self.keys.as_ref(), &self.hiding)?;
         conform(&shown, &self.request.schema)
     }
 }
 
-/// Exact membership in the newer sources.
-#[derive(Default)]
-struct Hiding {
-    memtables: Vec<MemTableSnapshot>,
-    sstables: Vec<Arc<KeySet>>,
-}
-
-impl Hiding {
-    async fn load(newer: &[Place], snapshot: &Snapshot, encoder: &KeyEncoder) -> Result<Self> {
-        let mut hiding = Self::default();
-        for place in newer {
-            match place {
-                Place::MemTable(memtable) => hiding.memtables.push(memtable.clone()),
-                Place::SsTable { place, .. } => {
-                    let part = snapshot.part_of(place)?;
-                    hiding.sstables.push(snapshot.cache.keys(place, part.as_ref(), encoder).await?);
-                }
-                Place::Base => {}
-            }
-        }
-        Ok(hiding)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.memtables.is_empty() && self.sstables.is_empty()
-    }
-
-    /// I8: a newer version of the key, a tombstone too, hides the row whatever the newer version looks like.
-    fn hidden(&self, keys: &Rows) -> BooleanBuffer {
-        let mut hidden = BooleanBuffer::new_unset(keys.num_rows());
-        for memtable in &self.memtables {
-            hidden = &hidden | &memtable.contains_keys(keys);
-        }
-        for sstable in &self.sstables {
-            hidden = &hidden | &keys.iter().map(|key| sstable.contains(key.data())).collect();
-        }
-        hidden
-    }
-}
-
 /// The rows of a source that are in the answer as far as keys and tombstones decide it.
-fn visible(
-    batch: &RecordBatch,
-    keys: Option<&KeyEncoder>,
-    hiding: &Hiding,
-    wanted: Option<&WantedKeys>,
-) -> Result<RecordBatch> {
+fn visible(batch: &RecordBatch, keys: Option<&KeyEncoder>, hiding: &Hiding) -> Result<RecordBatch> {
     let mut shown: Option<BooleanBuffer> = None;
     let mut only = |rows: BooleanBuffer| {
         shown = Some(match &shown {
@@ -340,12 +316,8 @@ fn visible(
             None => rows,
         });
     };
-    if let Some(encoder) = keys.filter(|_| wanted.is_some() || !hiding.is_empty()) {
-        let keys = encoder.encode(batch)?;
-        if let Some(wanted) = wanted {
-            only(wanted.among(&keys));
-        }
-        only(!&hiding.hidden(&keys));
+    if let Some(encoder) = keys.filter(|_| !hiding.is_empty()) {
+        only(!&hiding.hidden(&encoder.encode(batch)?));
     }
     if let Some(tombstones) = batch.column_by_name(TOMBSTONE) {
         let Some(tombstones) = tombstones.as_boolean_opt() else {
@@ -362,7 +334,7 @@ fn visible(
 }
 
 /// The request's columns in its order and types.
-fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let column = |name: &str| -> Result<ArrayRef> {
         batch.column_by_name(name).cloned().ok_or_else(|| Error::InvalidBatch(format!("column `{name}` is missing")))
     };

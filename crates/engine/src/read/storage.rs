@@ -1,7 +1,7 @@
 //! A snapshot of a table from storage alone, for a process that does not write: base table, SSTables and the tail of
 //! each shard's log. Fences nobody and writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use fencepost_wal::{Error as WalError, Generation, Shard, ShardId, ShardManifest, WalEntry, WalTailer};
@@ -89,8 +89,8 @@ async fn read_shard(base: &BaseTable, id: ShardId, format: &RowFormat) -> Result
         if shards::is_behind_its_merges(base, id, Some(&manifest)) {
             return Ok(None);
         }
-        let listed = |g: u64| manifest.sstables.iter().any(|s| s.generation.get() == g);
-        if !(merged.get() + 1..manifest.current_generation.get()).all(listed) {
+        let listed: HashSet<u64> = manifest.sstables.iter().map(|sstable| sstable.generation.get()).collect();
+        if !(merged.get() + 1..manifest.current_generation.get()).all(|generation| listed.contains(&generation)) {
             return Ok(None);
         }
         let keys = format.keys.clone();

@@ -1,51 +1,127 @@
-//! The keys that a query asks for, if its filters name few of them. A source that holds none of these has nothing to
-//! say: none of its rows is in the answer, and it hides none that is.
+//! The keys that somebody looks for: each once, in every form in which sources are asked for them. It asks nobody.
 
-use arrow_buffer::BooleanBuffer;
+use std::collections::HashSet;
+
+use arrow_array::{RecordBatch, UInt64Array};
 use arrow_row::Rows;
+use arrow_select::take::take_record_batch;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, ident, lit};
 
 use super::predicate::Candidates;
-use crate::error::Result;
-use crate::key::KeySet;
-use crate::memtable::MemTableSnapshot;
+use super::source::is_plain_column;
+use crate::error::{Error, Result};
+use crate::key::{KeyEncoder, KeySet};
 use crate::rows::RowFormat;
-use crate::sstable::{BloomFilter, key_hashes};
+use crate::sstable::{BloomFilter, IndexKeys, key_hashes};
 
-/// Every key that a row of the answer can have.
+/// Keys that a source without an index is asked for by a filter. If there are more, all of its keys are read: that many
+/// comparisons take longer.
+const MAX_FILTER_KEYS: usize = 10_000;
+
+/// The keys, numbered 0, 1, 2 … in the order in which they came first.
 #[derive(Debug)]
 pub(crate) struct WantedKeys {
-    keys: Rows,
-    set: KeySet,
+    batch: RecordBatch,
+    rows: Rows,
+    numbers: KeySet,
     hashes: Vec<u64>,
+    index_keys: IndexKeys,
+    filter: Option<Expr>,
 }
 
 impl WantedKeys {
-    /// The keys among these candidates; `None` without a primary key, or if a key column is open or there are too many.
+    /// The keys that these candidates leave; `None` without a primary key, or if a key column is open or there are too
+    /// many.
     pub(crate) fn of(candidates: &Candidates, format: &RowFormat) -> Result<Option<Self>> {
         let Some(encoder) = &format.keys else {
             return Ok(None);
         };
-        let Some(rows) = candidates.combinations(&format.primary_key) else {
-            return Ok(None);
+        match candidates.combinations(&format.primary_key) {
+            Some(rows) => Self::of_keys(&rows, encoder, format).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The keys of a batch that has the key columns in the table's types.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] if a key column is missing or null.
+    pub(super) fn of_keys(batch: &RecordBatch, encoder: &KeyEncoder, format: &RowFormat) -> Result<Self> {
+        let (mut numbers, mut firsts) = (KeySet::new(), Vec::with_capacity(batch.num_rows()));
+        for (row, key) in (0u64..).zip(&encoder.encode(batch)?) {
+            let next = numbers.len();
+            if numbers.insert(key.data()) == next {
+                firsts.push(row);
+            }
+        }
+        let batch = match firsts.len() == batch.num_rows() {
+            true => batch.clone(),
+            false => take_record_batch(batch, &UInt64Array::from(firsts)).map_err(Error::arrow("choosing keys"))?,
         };
-        let keys = encoder.encode(&rows)?;
-        let mut set = KeySet::new();
-        set.insert_rows(&keys);
-        Ok(Some(Self { keys, set, hashes: key_hashes(&rows, &format.primary_key)? }))
+        Ok(Self {
+            rows: encoder.encode(&batch)?,
+            hashes: key_hashes(&batch, &format.primary_key)?,
+            index_keys: IndexKeys::of(&batch, &format.primary_key)?,
+            filter: filter(&batch, format)?,
+            numbers,
+            batch,
+        })
     }
 
-    /// Whether a MemTable has a row, or a tombstone, of any of the keys.
-    pub(crate) fn any_in_memtable(&self, memtable: &MemTableSnapshot) -> bool {
-        memtable.contains_keys(&self.keys).count_set_bits() > 0
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.num_rows()
     }
 
-    /// Whether an SSTable may have a row, or a tombstone, of any of the keys.
-    pub(crate) fn any_in_sstable(&self, filter: &BloomFilter) -> bool {
-        filter.may_hold_any(&self.hashes)
+    /// The key columns, in the order of the numbers.
+    pub(super) fn batch(&self) -> &RecordBatch {
+        &self.batch
     }
 
-    /// Which of these keys, encoded with the table's [`KeyEncoder`](crate::key::KeyEncoder), are wanted.
-    pub(crate) fn among(&self, keys: &Rows) -> BooleanBuffer {
-        keys.iter().map(|key| self.set.contains(key.data())).collect()
+    /// A key, encoded with the table's [`KeyEncoder`]; empty for a number that there is not.
+    pub(super) fn key(&self, number: usize) -> &[u8] {
+        match number < self.rows.num_rows() {
+            true => self.rows.row(number).data(),
+            false => &[],
+        }
     }
+
+    /// The number of an encoded key, if it is wanted.
+    pub(super) fn number_of(&self, key: &[u8]) -> Option<usize> {
+        self.numbers.find(key)
+    }
+
+    /// Those of these keys that an SSTable with this filter may have.
+    pub(super) fn possible(&self, numbers: &[usize], filter: &BloomFilter) -> Vec<usize> {
+        let may_hold = |number: &&usize| self.hashes.get(**number).is_none_or(|hash| filter.may_hold(*hash));
+        numbers.iter().filter(may_hold).copied().collect()
+    }
+
+    /// The keys as primary-key indexes know them.
+    pub(super) fn index_keys(&self) -> &IndexKeys {
+        &self.index_keys
+    }
+
+    /// A filter for sources that compare themselves. It lets rows with these keys through, and perhaps others; `None` if
+    /// Lance cannot compare a column of the key as we do, or there are too many keys.
+    pub(super) fn filter(&self) -> Option<&Expr> {
+        self.filter.as_ref()
+    }
+}
+
+/// For each key column that can be compared, the values that it has in these keys.
+fn filter(batch: &RecordBatch, format: &RowFormat) -> Result<Option<Expr>> {
+    if batch.num_rows() == 0 || batch.num_rows() > MAX_FILTER_KEYS {
+        return Ok(None);
+    }
+    let mut filters = Vec::new();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if is_plain_column(field.name(), &format.user) {
+            let values = (0..column.len()).map(|row| ScalarValue::try_from_array(column, row));
+            let values: HashSet<ScalarValue> = values.collect::<Result<_, _>>()?;
+            filters.push(ident(field.name()).in_list(values.into_iter().map(lit).collect(), false));
+        }
+    }
+    Ok(filters.into_iter().reduce(Expr::and))
 }

@@ -35,7 +35,13 @@ impl SsTableWriter for LanceWriter {
         let base = &self.base;
         let indexed = Indexed::of(self.indexes.configs(), &batches);
         let meta = sstable::write(base.lance_store(), base.dataset(), rel_dir, batches, base.primary_key()).await?;
-        indexed.build(base.lance_store(), rel_dir).await?;
+        match indexed.build(base.lance_store(), rel_dir).await {
+            // A store that fails now may not fail the next attempt.
+            Err(error) if error.is_of_store() => return Err(error),
+            // No read relies on an index, and the rows have to leave the log. Lance's own readers find them when they are merged.
+            Err(error) => tracing::warn!(sstable = rel_dir, %error, "an SSTable is published without its indexes"),
+            Ok(()) => {}
+        }
         Ok(meta)
     }
 }

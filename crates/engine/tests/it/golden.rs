@@ -78,6 +78,20 @@ async fn golden_table_opens_and_goes_on() {
     assert_eq!(place.seen().await, [&ROWS[..], &[(5, Some(5))]].concat());
 }
 
+/// An SSTable that was written before there were statistics.
+#[tokio::test]
+async fn golden_table_without_statistics_is_read_by_key_and_by_filter() {
+    let place = Place::copy_of(&golden("table-without-statistics"));
+    assert_eq!(place.seen().await, ROWS);
+    let snapshot = place.table().await.snapshot().await.unwrap();
+    let found = snapshot.get(&keys(&[4, 2, 1, 3]), None).await.unwrap();
+    assert_eq!(found.columns(), rows(&[(4, 4), (1, 10), (3, 3)]).columns());
+    assert_eq!(number(&snapshot.provider(), "select count(*) from t where v > 3").await, 2);
+    place.table().await.flush(config()).await.unwrap();
+    place.table().await.merge(&Default::default(), |_| {}).await.unwrap();
+    assert_eq!(place.seen().await, ROWS);
+}
+
 /// The only SSTable's folder.
 async fn sstable_of(place: &Place) -> PathBuf {
     let folder = place.manifest().await.sstables[0].path.clone();

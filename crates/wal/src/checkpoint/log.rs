@@ -4,7 +4,7 @@
 use super::ShardCheckpoint;
 use crate::entry::WalEntry;
 use crate::error::{Error, Result};
-use crate::ids::{Epoch, Position};
+use crate::ids::Position;
 use crate::liveness::{EntryKind, Liveness};
 use crate::log::Log;
 use crate::manifest::Fence;
@@ -72,11 +72,6 @@ impl<'a> CheckpointLog<'a> {
             }
         }
         Ok(None)
-    }
-
-    /// The highest epoch of the live entries that were read.
-    pub fn top(&self) -> Epoch {
-        self.liveness.top()
     }
 }
 

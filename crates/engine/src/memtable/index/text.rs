@@ -105,18 +105,17 @@ pub(crate) fn count_words(tokenizer: &mut dyn LanceTokenizer, text: &str, counts
     length
 }
 
-/// The words of a query, each with how often it is there, in order.
+/// The words of a query, each once, in order.
 ///
 /// # Errors
 /// [`Error::InvalidOptions`] for a query without any word.
-pub(crate) fn query_words(tokenizer: &mut dyn LanceTokenizer, query: &str) -> Result<Vec<(String, u32)>> {
-    let mut words: Vec<(String, u32)> = Vec::new();
+pub(crate) fn query_words(tokenizer: &mut dyn LanceTokenizer, query: &str) -> Result<Vec<String>> {
+    let mut words: Vec<String> = Vec::new();
     let mut tokens = tokenizer.token_stream_for_search(query);
     while tokens.advance() {
         let word = &tokens.token().text;
-        match words.iter_mut().find(|(known, _)| known == word) {
-            Some((_, count)) => *count += 1,
-            None => words.push((word.clone(), 1)),
+        if !words.contains(word) {
+            words.push(word.clone());
         }
     }
     match words.is_empty() {

@@ -94,8 +94,13 @@ impl Search {
         let filter = coerced.as_ref().map(|filter| Filter::new(filter, &needed)).transpose()?;
         let filters: Vec<Expr> = coerced.into_iter().collect();
         let row = Field::new(ROW_ADDR, DataType::UInt64, true);
-        let request = Request::new(needed, &filters, table, None, None)?.with_more(&[row]);
+        let request = Request::new(needed, &filters, table, None)?.with_more(&[row]);
         Ok(Self { snapshot: Arc::clone(snapshot), request: Arc::new(request), filter, output })
+    }
+
+    /// Whether a source can have a row that the filter lets through.
+    async fn may_match(&self, source: &Source) -> Result<bool> {
+        source.may_match(&self.snapshot, &self.request).await
     }
 
     async fn visibility(&self, source: &Source) -> Result<Visibility> {

@@ -68,9 +68,8 @@ struct Match<'a> {
     query: &'a TextQuery,
     config: FullTextConfig,
     tokenizer: Box<dyn LanceTokenizer>,
-    /// Each word once, and how often the query has it.
+    /// Each word once, as tantivy has it.
     words: Vec<String>,
-    weights: Vec<u32>,
 }
 
 /// The best rows with all that the search has looked at, best first.
@@ -115,8 +114,8 @@ impl<'a> Match<'a> {
             None => config_of(snapshot.base.dataset(), column).await?.unwrap_or_default(),
         };
         let mut tokenizer = config.tokenizer()?;
-        let (words, weights) = query_words(tokenizer.as_mut(), &query.text)?.into_iter().unzip();
-        Ok(Self { query, config, tokenizer, words, weights })
+        let words = query_words(tokenizer.as_mut(), &query.text)?;
+        Ok(Self { query, config, tokenizer, words })
     }
 
     /// What the scores need to know, counted as far as nobody has before.
@@ -207,8 +206,11 @@ impl<'a> Match<'a> {
     }
 
     async fn in_source(&self, search: &Search, number: u32, source: Source, known: &Known) -> Result<TopK> {
-        let visibility = search.visibility(&source).await?;
         let mut best = self.empty(search);
+        if !search.may_match(&source).await? {
+            return Ok(best);
+        }
+        let visibility = search.visibility(&source).await?;
         if let Place::MemTable(memtable) = source.place()
             && let Some(found) = memtable.text(&self.query.column, &self.config, &self.words)?
         {
@@ -269,7 +271,7 @@ impl<'a> Match<'a> {
             }
             let rows: Vec<u32> = chunk.iter().map(|(row, _)| *row).collect();
             let rows = memtable.only_live(rows);
-            let taken = numbered(&memtable.take(&rows, &columns)?, &UInt32Array::from(rows))?;
+            let taken = numbered(&memtable.take_numbered(&rows, &columns)?, &UInt32Array::from(rows))?;
             let shown = search.shown(visibility, &taken)?;
             let scores: Float32Array = row_numbers(&shown).iter().map(|row| by_row.get(row).copied()).collect();
             best.push(number, &shown, &scores)?;
@@ -337,13 +339,13 @@ impl<'a> Match<'a> {
         let (texts, words) = known.totals.unwrap_or_default();
         let average = words as f32 / texts.max(1) as f32;
         let norm = K1 * (1.0 - B + B * length as f32 / average);
-        let of_word = |((word, weight), count): ((&String, &u32), &u32)| {
+        let of_word = |(word, count): (&String, &u32)| {
             let with_word = known.with_word.get(word).copied().unwrap_or_default() as f32;
             let idf = (1.0 + (texts as f32 - with_word + 0.5) / (with_word + 0.5)).ln();
             let count = *count as f32;
-            *weight as f32 * idf * (K1 + 1.0) * count / (count + norm)
+            idf * (K1 + 1.0) * count / (count + norm)
         };
-        Some(self.words.iter().zip(&self.weights).zip(counts).map(of_word).sum())
+        Some(self.words.iter().zip(counts).map(of_word).sum())
     }
 }
 

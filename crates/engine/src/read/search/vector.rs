@@ -99,6 +99,9 @@ impl<'a> Nearest<'a> {
     }
 
     async fn in_source(&self, number: u32, source: Source) -> Result<TopK> {
+        if !self.search.may_match(&source).await? {
+            return Ok(self.empty());
+        }
         let visibility = self.search.visibility(&source).await?;
         match (source.place(), self.search.dataset(&source).await?) {
             (Place::MemTable(memtable), _) => self.in_memtable(number, memtable, &visibility),
@@ -136,7 +139,7 @@ impl<'a> Nearest<'a> {
             let rows: Vec<u32> = found.iter().map(|(row, _)| *row).collect();
             let rows = memtable.only_live(rows);
             let mut best = self.empty();
-            let taken = numbered(&memtable.take(&rows, columns)?, &UInt32Array::from(rows))?;
+            let taken = numbered(&memtable.take_numbered(&rows, columns)?, &UInt32Array::from(rows))?;
             self.take_rows(number, &taken, visibility, &mut best)?;
             if best.len() >= self.query.k {
                 self.take_from(number, memtable, visibility, columns, searched, &mut best)?;

@@ -7,7 +7,7 @@
 //! types over a debug text, neither of which is promised to stay. So a filter of ours has a mark in the dataset's
 //! config, with a checksum and a sample of the hash; what cannot be believed is not used.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Date64Type;
@@ -20,11 +20,11 @@ use arrow_buffer::i256;
 use arrow_schema::{DataType, Schema};
 use bytes::Bytes;
 use fencepost_wal::Error as WalError;
-use lance::Dataset;
 use lance::dataset::mem_wal::scanner::exec::compute_pk_hash;
 use lance_core::utils::bloomfilter::sbbf::Sbbf;
 use object_store::ObjectStoreExt;
 
+use super::super::Card;
 use super::key_columns::plain_keys;
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
@@ -33,7 +33,7 @@ use crate::lance_store::LanceStore;
 pub(super) const FILE: &str = "bloom_filter.bin";
 
 /// The entry of the dataset's config that marks a filter of ours; see [`mark`].
-pub(super) const MARK: &str = "fencepost.bloom";
+pub(crate) const MARK: &str = "fencepost.bloom";
 
 /// Lance's sizing: for this many keys at least, and this share of false positives.
 const MIN_KEYS: u64 = 8192;
@@ -71,20 +71,20 @@ impl BloomFilter {
         Ok(Self { filter: Sbbf::new(bytes).map_err(|e| e.to_string())? })
     }
 
-    /// Loads the filter of an SSTable; `None` if there is none, or none that can be believed.
+    /// Loads the filter of an SSTable by what its dataset says; `None` if there is none, or none that can be believed.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if a filter of ours is missing or not as it was written; errors of reading.
     pub(crate) async fn load(
         store: &LanceStore,
         rel_dir: &str,
-        dataset: &Dataset,
+        card: &Card,
         primary_key: &[String],
     ) -> Result<Option<Self>> {
-        let mark = dataset.config().get(MARK).map(String::as_str);
+        let mark = card.config(MARK);
         let believed = match mark {
-            Some(mark) => Mark::parse(mark).is_some_and(|mark| sample_hash().is_ok_and(|sample| mark.sample == sample)),
-            None => lance_hashes_every_column(&Schema::from(dataset.schema()), primary_key),
+            Some(mark) => Mark::parse(mark).is_some_and(|mark| this_hash().is_some_and(|sample| mark.sample == sample)),
+            None => lance_hashes_every_column(card.schema(), primary_key),
         };
         if !believed {
             return Ok(None);
@@ -107,6 +107,16 @@ impl BloomFilter {
             )));
         }
         Self::from_bytes(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// The memory that it holds, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.filter.size_bytes()
+    }
+
+    /// Whether this key, given by its hash, may be in the SSTable.
+    pub(crate) fn may_hold(&self, hash: u64) -> bool {
+        self.filter.check_hash(hash)
     }
 
     /// Whether any of these keys, given by their [`key_hashes`], may be in the SSTable.
@@ -178,6 +188,12 @@ fn lance_hashes_every_column(schema: &Schema, primary_key: &[String]) -> bool {
             matches!(field.data_type(), DataType::Int32 | DataType::Int64 | DataType::Utf8 | DataType::Binary)
         })
     })
+}
+
+/// The [`sample_hash`] of this program.
+fn this_hash() -> Option<u64> {
+    static SAMPLE: OnceLock<Option<u64>> = OnceLock::new();
+    *SAMPLE.get_or_init(|| sample_hash().ok())
 }
 
 /// The hash of one key with a column of every kind. While it stays the same, so do the hashes of all keys: another

@@ -13,6 +13,7 @@ use lance_index::scalar::IndexStore;
 use lance_index::scalar::btree::BTREE_LOOKUP_NAME;
 use lance_index::scalar::lance_format::LanceIndexStore;
 
+use super::super::Card;
 use super::key_columns::plain_keys;
 use super::{BloomFilter, bloom, key_hashes, pk_index};
 use crate::error::{Error, Result, without_location};
@@ -20,7 +21,7 @@ use crate::key::KeyEncoder;
 use crate::lance_store::LanceStore;
 
 /// The file of the index that holds the keys.
-const PAGES_NAME: &str = "page_data.lance";
+pub(super) const PAGES_NAME: &str = "page_data.lance";
 const INDEX_FOLDER: &str = "_pk_index";
 
 /// What is wrong with one of the sidecars.
@@ -72,7 +73,7 @@ impl SidecarCheck {
     }
 
     async fn bloom_fault(&self, store: &LanceStore, rel_dir: &str, dataset: &Dataset) -> Option<String> {
-        let filter = match BloomFilter::load(store, rel_dir, dataset, &self.primary_key).await {
+        let filter = match BloomFilter::load(store, rel_dir, &Card::of(dataset), &self.primary_key).await {
             Ok(filter) => filter?,
             Err(Error::Corrupt { reason, .. }) => return Some(reason),
             Err(error) => return Some(error.to_string()),

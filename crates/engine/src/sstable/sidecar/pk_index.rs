@@ -1,6 +1,6 @@
 //! An SSTable's `_pk_index/`: Lance's B-tree from each key to the position of its row in the data file. Lance's readers
 //! find by it which rows of older generations and of the base table a newer generation replaces. This module makes
-//! and writes it; opening it is Lance's business.
+//! and writes it; `key_index` looks keys up in it.
 //!
 //! A key of one column is indexed by its value, a composite one by a byte string: Lance's order-preserving encoding of
 //! the tuple. That one knows no times and decimals, which Lance's own MemWAL refuses in a key; they go into it as
@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
 
 /// Keys per page, as in Lance's own.
-const PAGE_ROWS: usize = 8192;
+pub(super) const PAGE_ROWS: usize = 8192;
 
 /// The pages of the index, in order. `batches` are the key columns of the SSTable's rows in their order, as
 /// [`plain_keys`](super::key_columns::plain_keys) gives them, `encoded` the same keys as the table's
