@@ -124,6 +124,11 @@ impl SsTableCache {
         entry.get_or_try_init(|| place.open(&self.store)).await.cloned()
     }
 
+    /// Whether its bloom filter is in memory, or it is known that it has none.
+    pub(super) fn has_bloom_filter(&self, place: &SsTablePlace) -> bool {
+        self.about.entry(place, EMPTY_ENTRY).bloom_filter.initialized()
+    }
+
     /// The bloom filter of an SSTable of a keyed table; `None` if there is none that can be believed.
     pub(crate) async fn bloom_filter(
         &self,

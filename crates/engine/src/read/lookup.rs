@@ -226,9 +226,19 @@ impl Lookup<'_> {
             return Ok((place, numbers));
         }
         let _permit = self.filters.acquire().await;
-        let filter = self.snapshot.cache.bloom_filter(&place, &self.snapshot.format.primary_key).await?;
-        let numbers = filter.map_or(numbers.clone(), |filter| self.wanted.possible(&numbers, &filter));
-        Ok((place, numbers))
+        let (cache, base) = (&self.snapshot.cache, &self.snapshot.base);
+        // The statistics come with what has to be read in front of the filter.
+        if !cache.has_bloom_filter(&place)
+            && cache.card(&place).await?.statistics().is_some_and(|known| !self.wanted.may_be_in(known, base))
+        {
+            return Ok((place, Vec::new()));
+        }
+        let filter = cache.bloom_filter(&place, &self.snapshot.format.primary_key).await?;
+        let possible = match filter {
+            Some(filter) => self.wanted.possible(&numbers, &filter),
+            None => numbers,
+        };
+        Ok((place, possible))
     }
 
     /// Those of these keys that an SSTable has.

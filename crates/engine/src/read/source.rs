@@ -239,7 +239,7 @@ impl Source {
                     return Ok(true);
                 };
                 let (schema, base) = (&snapshot.format.user, &snapshot.base);
-                Ok(Skip { statistics: &statistics, schema, base }.may_match(filter))
+                Ok(Skip { statistics, schema, base }.may_match(filter))
             }
             // Nothing to wait for.
             (Place::Base, _) => Ok(!snapshot.base.dataset().manifest().fragments.is_empty()),

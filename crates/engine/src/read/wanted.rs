@@ -1,19 +1,22 @@
 //! The keys that somebody looks for: each once, in every form in which sources are asked for them. It asks nobody.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use arrow_array::{RecordBatch, UInt64Array};
+use arrow_array::{Array, RecordBatch, UInt64Array};
 use arrow_row::Rows;
+use arrow_schema::DataType;
 use arrow_select::take::take_record_batch;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit};
 
 use super::predicate::Candidates;
 use super::source::is_plain_column;
+use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::key::{KeyEncoder, KeySet};
 use crate::rows::RowFormat;
-use crate::sstable::{BloomFilter, IndexKeys, key_hashes};
+use crate::sstable::{BloomFilter, IndexKeys, Statistics, ends_of, has_statistics, key_hashes};
 
 /// Keys that a source without an index is asked for by a filter. If there are more, all of its keys are read: that many
 /// comparisons take longer.
@@ -28,6 +31,16 @@ pub(crate) struct WantedKeys {
     hashes: Vec<u64>,
     index_keys: IndexKeys,
     filter: Option<Expr>,
+    ranges: Vec<Range>,
+}
+
+/// Between which values of a key column all keys are.
+#[derive(Debug)]
+struct Range {
+    column: String,
+    data_type: DataType,
+    least: ScalarValue,
+    greatest: ScalarValue,
 }
 
 impl WantedKeys {
@@ -64,6 +77,7 @@ impl WantedKeys {
             hashes: key_hashes(&batch, &format.primary_key)?,
             index_keys: IndexKeys::of(&batch, &format.primary_key)?,
             filter: filter(&batch, format)?,
+            ranges: ranges(&batch)?,
             numbers,
             batch,
         })
@@ -98,6 +112,21 @@ impl WantedKeys {
         numbers.iter().filter(may_hold).copied().collect()
     }
 
+    /// Whether an SSTable of these statistics may have any of the keys.
+    pub(super) fn may_be_in(&self, statistics: &Statistics, base: &BaseTable) -> bool {
+        let overlaps = |range: &Range| {
+            let fields = &base.dataset().schema().fields;
+            let id = fields.iter().find(|field| field.name == range.column).map(|field| field.id);
+            let column = id.and_then(|id| statistics.column(id, &range.data_type));
+            let Some((least, greatest)) = column.and_then(|column| column.ends) else {
+                return true;
+            };
+            range.least.partial_cmp(&greatest) != Some(Ordering::Greater)
+                && range.greatest.partial_cmp(&least) != Some(Ordering::Less)
+        };
+        self.ranges.iter().all(overlaps)
+    }
+
     /// The keys as primary-key indexes know them.
     pub(super) fn index_keys(&self) -> &IndexKeys {
         &self.index_keys
@@ -108,6 +137,18 @@ impl WantedKeys {
     pub(super) fn filter(&self) -> Option<&Expr> {
         self.filter.as_ref()
     }
+}
+
+/// For each key column whose statistics SSTables have.
+fn ranges(batch: &RecordBatch) -> Result<Vec<Range>> {
+    let mut ranges = Vec::new();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if has_statistics(field.data_type()) && !column.is_empty() {
+            let (least, greatest) = ends_of(field.data_type(), std::slice::from_ref(column))?;
+            ranges.push(Range { column: field.name().clone(), data_type: field.data_type().clone(), least, greatest });
+        }
+    }
+    Ok(ranges)
 }
 
 /// For each key column that can be compared, the values that it has in these keys.

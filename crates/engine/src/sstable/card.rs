@@ -25,6 +25,7 @@ const MAGIC: &[u8] = b"LANC";
 #[derive(Debug)]
 pub(crate) struct Card {
     config: HashMap<String, String>,
+    statistics: Option<Statistics>,
     /// Empty for an SSTable of ours that was not opened.
     schema: Schema,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Card {
 impl Card {
     /// What an opened dataset says.
     pub(crate) fn of(dataset: &Dataset) -> Self {
-        Self { config: dataset.config().clone(), schema: Schema::from(dataset.schema()) }
+        Self::new(dataset.config().clone(), Schema::from(dataset.schema()))
     }
 
     /// Reads the card of an SSTable of ours; `None` if it is not one, or another attempt at a folder that is not whole.
@@ -49,7 +50,12 @@ impl Card {
             return Ok(None);
         };
         config.retain(|key, _| key.starts_with(OURS));
-        Ok((!config.is_empty()).then(|| Self { config, schema: Schema::empty() }))
+        Ok((!config.is_empty()).then(|| Self::new(config, Schema::empty())))
+    }
+
+    fn new(mut config: HashMap<String, String>, schema: Schema) -> Self {
+        let statistics = config.remove(STATISTICS).and_then(|text| Statistics::parse(&text));
+        Self { config, statistics, schema }
     }
 
     /// An entry of the config.
@@ -58,8 +64,8 @@ impl Card {
     }
 
     /// The statistics of its columns; `None` if nobody wrote any, or not in this form.
-    pub(crate) fn statistics(&self) -> Option<Statistics> {
-        Statistics::parse(self.config(STATISTICS)?)
+    pub(crate) fn statistics(&self) -> Option<&Statistics> {
+        self.statistics.as_ref()
     }
 
     /// The columns; none for an SSTable of ours.
@@ -75,7 +81,8 @@ impl Card {
     /// The memory that it holds, in bytes, roughly.
     pub(crate) fn bytes(&self) -> usize {
         let config: usize = self.config.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
-        size_of::<Self>() + config + self.schema.fields().len() * 256
+        let statistics = self.statistics.as_ref().map_or(0, Statistics::bytes);
+        size_of::<Self>() + config + statistics + self.schema.fields().len() * 256
     }
 }
 

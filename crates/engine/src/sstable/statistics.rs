@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow_buffer::MutableBuffer;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::Accumulator;
@@ -68,7 +68,7 @@ pub(super) fn text_of(schema: &Schema, batches: &[RecordBatch]) -> Result<String
         let before = text.len();
         let columns: Vec<ArrayRef> = batches.iter().filter_map(|batch| batch.columns().get(n).cloned()).collect();
         let nulls: usize = columns.iter().map(|column| column.null_count()).sum();
-        let (least, greatest) = ends_of(field, &columns)?;
+        let (least, greatest) = ends_of(field.data_type(), &columns)?;
         // Writing to a string does not fail.
         let _ = write!(text, ";{id},{nulls}");
         if let (Some(least), Some(greatest)) = (bytes_of(&least), bytes_of(&greatest)) {
@@ -82,9 +82,9 @@ pub(super) fn text_of(schema: &Schema, batches: &[RecordBatch]) -> Result<String
     Ok(text)
 }
 
-fn ends_of(field: &Field, columns: &[ArrayRef]) -> Result<(ScalarValue, ScalarValue)> {
-    let (mut least, mut greatest) =
-        (MinAccumulator::try_new(field.data_type())?, MaxAccumulator::try_new(field.data_type())?);
+/// The least and the greatest value of the columns; nulls without any.
+pub(crate) fn ends_of(data_type: &DataType, columns: &[ArrayRef]) -> Result<(ScalarValue, ScalarValue)> {
+    let (mut least, mut greatest) = (MinAccumulator::try_new(data_type)?, MaxAccumulator::try_new(data_type)?);
     for column in columns {
         least.update_batch(std::slice::from_ref(column))?;
         greatest.update_batch(std::slice::from_ref(column))?;
@@ -145,7 +145,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> =
         text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| (high << 4) | low).collect())
 }
 
 impl Statistics {
@@ -164,6 +164,12 @@ impl Statistics {
             columns.insert(id, ColumnText { nulls, ends });
         }
         Some(Self { rows, columns })
+    }
+
+    /// The memory that they hold, in bytes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let ends = |column: &ColumnText| column.ends.as_ref().map_or(0, |(a, b)| a.capacity() + b.capacity());
+        self.columns.values().map(|column| size_of::<(i32, ColumnText)>() + 1 + ends(column)).sum()
     }
 
     /// What is known of the column with this field id and type; `None`: nothing.

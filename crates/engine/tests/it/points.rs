@@ -181,13 +181,13 @@ async fn a_damaged_filter_of_ours_is_named_by_those_who_need_it() {
     let whole = bucket.inner().get(&object).await.unwrap().bytes().await.unwrap();
     bucket.inner().put(&object, whole.slice(..whole.len() / 2).into()).await.unwrap();
     let provider = bucket.table().await.provider().await.unwrap();
-    let error = try_sql(&provider, "select * from t where id = 5").await.unwrap_err();
+    let error = try_sql(&provider, "select * from t where id = 155").await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&paths[1]) && text.contains("bloom_filter.bin") && text.contains("checksum"), "{text}");
     assert_eq!(number(&provider, "select count(*) from t where id < 5").await, 5, "others do not need it");
     bucket.inner().delete(&object).await.unwrap();
     let provider = bucket.table().await.provider().await.unwrap();
-    let error = try_sql(&provider, "select * from t where id = 5").await.unwrap_err();
+    let error = try_sql(&provider, "select * from t where id = 155").await.unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
 }
 

@@ -258,7 +258,9 @@ impl KeyedTable {
         let process = this.bucket.process();
         this.check(process.table().await.provider().await.unwrap()).await;
         let probed = |record: &Record| record.op == Op::Get && record.path.ends_with("bloom_filter.bin");
-        assert_eq!(process.faults.log().into_iter().filter(probed).count(), 2, "filters, of {}", this.rows.schema());
+        // Of each SSTable once, or not at all if the statistics say enough.
+        let filters = process.faults.log().into_iter().filter(probed).count();
+        assert!((1..=2).contains(&filters), "{filters} filters, of {}", this.rows.schema());
         this
     }
 
