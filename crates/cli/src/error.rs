@@ -181,7 +181,10 @@ fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
             Exit::Fenced,
             Some("another writer owns the table now; run the command again only if this one is meant to own it"),
         ),
-        WalError::Poisoned { .. } | WalError::Closed { .. } | WalError::CommitUnknown { .. } => {
+        WalError::Poisoned { .. }
+        | WalError::Aborted { .. }
+        | WalError::Closed { .. }
+        | WalError::CommitUnknown { .. } => {
             (Exit::Fenced, Some("run the command again: opening the table finds out what was written"))
         }
         WalError::ShardNotFound { .. } => (Exit::Table, None),

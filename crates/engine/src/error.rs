@@ -180,10 +180,23 @@ impl Error {
     /// The same failure as the answer to a call that waited for rows of earlier calls. That this call itself wrote
     /// nothing says nothing about those.
     pub(crate) fn about_earlier_rows(mut self) -> Self {
-        if let Error::Wal(WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. }) = &mut self
+        if let Error::Wal(
+            WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. } | WalError::Aborted { outcome, .. },
+        ) = &mut self
             && *outcome == Outcome::NotWritten
         {
             *outcome = Outcome::Unknown;
+        }
+        self
+    }
+
+    /// The same failure as the answer to a call that waited for rows which are in the log.
+    pub(crate) fn about_durable_rows(mut self) -> Self {
+        if let Error::Wal(
+            WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. } | WalError::Aborted { outcome, .. },
+        ) = &mut self
+        {
+            *outcome = Outcome::Written;
         }
         self
     }

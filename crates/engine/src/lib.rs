@@ -50,7 +50,9 @@
 #![forbid(unsafe_code)]
 
 pub use fencepost_wal as wal;
-pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
+pub use fencepost_wal::{
+    Admission, Admitted, AppendRequest, Epoch, Generation, Latency, OperationStats, Outcome, Position, ShardId, Store,
+};
 
 mod adopt;
 mod base;
@@ -58,6 +60,7 @@ mod checkpoint;
 mod clone;
 mod config;
 mod delete;
+mod durability;
 mod error;
 mod gc;
 mod inspect;
@@ -81,6 +84,7 @@ pub use checkpoint::{CheckpointOptions, CheckpointScope, CheckpointedShard, Tabl
 pub use clone::{CloneOptions, CloneReport};
 pub use config::{MemTableConfig, WriterConfig};
 pub use delete::{DeleteOptions, DeleteReport};
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};

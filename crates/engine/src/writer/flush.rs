@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencepost_wal::{Generation, Position, SsTable, Tenure, WalWriter};
+use fencepost_wal::{Generation, Meter, Position, SsTable, Tenure, WalWriter};
 use tokio::sync::watch;
 
 use super::levels::Levels;
@@ -14,7 +14,7 @@ use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::{Error, Result};
 use crate::memtable::MemTable;
-use crate::sstable;
+use crate::sstable::{self, SsTableMeta};
 
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
@@ -23,12 +23,6 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 pub(crate) struct Progress {
     /// The last generation that was published by this writer.
     pub(crate) published: Generation,
-    /// SSTables published.
-    pub(crate) flushes: u64,
-    /// Rows in them.
-    pub(crate) rows: u64,
-    /// Time that it took, successful attempts only.
-    pub(crate) time: Duration,
     /// Failed attempts.
     pub(crate) failures: u64,
     /// The last failure.
@@ -44,6 +38,8 @@ pub(super) struct Flusher {
     pub(crate) levels: Arc<Levels>,
     pub(crate) config: MemTableConfig,
     pub(crate) progress: watch::Sender<Progress>,
+    /// Of the attempts that succeeded.
+    pub(crate) flushes: Meter,
 }
 
 impl Flusher {
@@ -78,7 +74,7 @@ impl Flusher {
                 }
             }
         }
-        self.progress.send_modify(|p| p.ended = true);
+        self.ended();
     }
 
     /// Flushes everything frozen, each with as many attempts as a caller of `flush` waits for.
@@ -108,18 +104,17 @@ impl Flusher {
         };
         let started = tokio::time::Instant::now();
         let flushed = self.flush(&memtable, covers).await;
+        if let Ok(SsTableMeta { physical_rows, in_memory_bytes, .. }) = &flushed {
+            let size = |n: &u64| usize::try_from(*n).unwrap_or(usize::MAX);
+            self.flushes.record(size(physical_rows), size(in_memory_bytes), started.elapsed());
+        }
         #[cfg(test)]
         if flushed.is_err() && mutants::is_on(Mutant::ForgetsFailed) {
             let manifest = self.tenure.manifest().await;
             self.levels.published(memtable.generation(), manifest.sstables, manifest.replay_after);
         }
         self.progress.send_modify(|p| match &flushed {
-            Ok(rows) => {
-                p.published = memtable.generation();
-                p.flushes += 1;
-                p.rows += rows;
-                p.time += started.elapsed();
-            }
+            Ok(_) => p.published = memtable.generation(),
             Err(error) => {
                 p.failures += 1;
                 p.last_failure = Some(error.to_string());
@@ -128,7 +123,7 @@ impl Flusher {
         flushed.map(|_| ())
     }
 
-    async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<u64> {
+    async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<SsTableMeta> {
         let generation = memtable.generation();
         let shard = self.tenure.shard();
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
@@ -151,7 +146,12 @@ impl Flusher {
         // I5: the files are durable, and every row up to `covers` is in this SSTable or an older one.
         let manifest = self.tenure.publish(Some(entry), covers).await?;
         self.levels.published(generation, manifest.sstables, manifest.replay_after);
-        Ok(meta.physical_rows)
+        Ok(meta)
+    }
+
+    /// Says that nobody flushes any more, to those who wait for it.
+    pub(crate) fn ended(&self) {
+        self.progress.send_modify(|p| p.ended = true);
     }
 
     /// Waits until a generation is published.

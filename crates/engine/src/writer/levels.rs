@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use fencepost_wal::{Generation, Held, Landed, Position, SsTable};
+use fencepost_wal::{Generation, Held, Landed, Meter, Position, SsTable};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::MemTableConfig;
 use crate::error::Result;
@@ -46,6 +47,8 @@ pub(crate) struct Levels {
     state: Mutex<State>,
     /// Rung when something was frozen, and when an entry landed: memory that an append waits for may be in it.
     pub(crate) bell: Notify,
+    /// Entries that were applied.
+    pub(crate) updates: Meter,
 }
 
 /// Where an entry that is applied comes from.
@@ -83,6 +86,8 @@ pub struct MemTableStats {
     pub frozen: usize,
     /// Rows in them.
     pub frozen_rows: usize,
+    /// Bytes of these rows.
+    pub frozen_bytes: usize,
     /// The last log position that was applied.
     pub applied: Position,
 }
@@ -105,11 +110,12 @@ impl Levels {
             sstables,
             covered,
         };
-        Self { format, limits, state: Mutex::new(state), bell: Notify::new() }
+        Self { format, limits, state: Mutex::new(state), bell: Notify::new(), updates: Meter::default() }
     }
 
     /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
     pub(crate) fn apply(&self, position: Position, batches: &[RecordBatch], held: Held, origin: Origin) -> Result<()> {
+        let started = Instant::now();
         let may_freeze = origin != Origin::ReplayOfLance;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let batches = batches.iter().map(|b| self.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
@@ -117,7 +123,9 @@ impl Levels {
         if may_freeze && !state.active.is_empty() && state.active.rows() + rows > self.limits.max_rows {
             self.freeze(&mut state)?;
         }
+        let before = state.active.bytes();
         state.active.apply(position, &batches)?;
+        self.updates.record(rows, state.active.bytes().saturating_sub(before), started.elapsed());
         state.held.merge(held);
         state.applied = position;
         if origin == Origin::Landed {
@@ -148,6 +156,22 @@ impl Levels {
             self.freeze(&mut state)?;
         }
         Ok(state.frozen.back().map(|frozen| frozen.memtable.generation()))
+    }
+
+    /// Freezes the active MemTable. `None`: it has no rows.
+    pub(crate) fn force_freeze(&self) -> Result<Option<Generation>> {
+        let mut state = self.state.lock();
+        if state.active.is_empty() {
+            return Ok(None);
+        }
+        let generation = state.active.generation();
+        self.freeze(&mut state)?;
+        Ok(Some(generation))
+    }
+
+    /// The newest generation that is frozen and not published.
+    pub(crate) fn newest_frozen(&self) -> Option<Generation> {
+        self.state.lock().frozen.back().map(|frozen| frozen.memtable.generation())
     }
 
     fn freeze(&self, state: &mut State) -> Result<()> {
@@ -237,6 +261,7 @@ impl Levels {
             index_bytes: state.active.index_bytes(),
             frozen: state.frozen.len(),
             frozen_rows: state.frozen.iter().map(|frozen| frozen.memtable.rows()).sum(),
+            frozen_bytes: state.frozen.iter().map(|frozen| frozen.memtable.bytes()).sum(),
             applied: state.applied,
         }
     }

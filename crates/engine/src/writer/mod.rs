@@ -18,14 +18,18 @@ use arrow_array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use fencepost_wal::checkpoint::{Checkpoint, CheckpointOptions};
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
-use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::{
+    BackgroundTask, Durability as Landing, Epoch, Error as WalError, Generation, Meter, Opened, Position, Replay,
+    Shard, ShardId, Tenure, WalOnly, WalWriter,
+};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::base::BaseTable;
 use crate::checkpoint::CheckpointScope;
 use crate::config::{MemTableConfig, WriterConfig};
+use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::gc;
 use crate::memtable::batch_bytes;
@@ -61,24 +65,20 @@ pub struct ShardWriter {
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
     gc: Option<BackgroundGc>,
+    /// Calls that took rows.
+    puts: Meter,
 }
 
 /// What a writer with a MemTable has and a WAL-only one has not.
 struct Memory {
     levels: Arc<Levels>,
     flusher: Arc<Flusher>,
-    task: JoinHandle<()>,
+    task: BackgroundTask,
 }
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Memory").field("stats", &self.levels.stats()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -146,7 +146,7 @@ impl ShardWriter {
             }
             (_, None) => None,
         };
-        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc })
+        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc, puts: Meter::default() })
     }
 
     /// The shard.
@@ -188,11 +188,33 @@ impl ShardWriter {
         self.router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
     }
 
+    /// As [`put`](Self::put), but returns when the rows are queued in memory (at once, if there is room). What it
+    /// returns resolves when they are durable, and may be dropped. They are sent when those of a `put` of this writer
+    /// would be: as soon as a PUT may start, or with `durable: false` within
+    /// [`flush_interval`](fencepost_wal::WalConfig::flush_interval).
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), if the rows could not be queued; nothing of them is written then.
+    pub async fn put_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        let checked = self.format.check_put(&batch)?;
+        self.check_shard(&checked)?;
+        self.put_checked_no_wait(checked).await
+    }
+
     /// [`put`](Self::put) of rows that were checked, and belong here.
     async fn put_checked(&self, checked: RecordBatch) -> Result<Written> {
+        self.append(self.logged(checked)?).await
+    }
+
+    async fn put_checked_no_wait(&self, checked: RecordBatch) -> Result<Durability> {
+        self.append_no_wait(self.logged(checked)?).await
+    }
+
+    /// Checked rows as they are logged.
+    fn logged(&self, checked: RecordBatch) -> Result<RecordBatch> {
         match &self.memory {
-            Some(_) => self.append(self.format.to_storage(&checked)?).await,
-            None => self.append(checked).await,
+            Some(_) => self.format.to_storage(&checked),
+            None => Ok(checked),
         }
     }
 
@@ -208,23 +230,61 @@ impl ShardWriter {
         self.delete_checked(keys).await
     }
 
+    /// As [`delete`](Self::delete), but returns when the deletions are queued in memory; see
+    /// [`put_no_wait`](Self::put_no_wait).
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete), if they could not be queued; nothing of them is written then.
+    pub async fn delete_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
+        self.memory("delete")?;
+        let keys = self.format.check_keys(&keys)?;
+        self.check_shard(&keys)?;
+        self.delete_checked_no_wait(keys).await
+    }
+
     /// [`delete`](Self::delete) of keys that were checked, and belong here.
     async fn delete_checked(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
         self.append(self.format.tombstones(&keys)?).await
     }
 
+    async fn delete_checked_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
+        self.memory("delete")?;
+        self.append_no_wait(self.format.tombstones(&keys)?).await
+    }
+
     async fn append(&self, batch: RecordBatch) -> Result<Written> {
-        if batch.num_rows() == 0 {
+        let (rows, started) = (batch.num_rows(), Instant::now());
+        if rows == 0 {
             return Ok(Written::default());
         }
-        match self.durable {
-            true => Ok(Written::in_shard(self.shard.id(), self.wal.append(batch).await?)),
-            false => {
-                drop(self.wal.append_no_wait(batch).await?);
-                Ok(Written::default())
-            }
+        let queued = self.queue(batch).await?;
+        let bytes = queued.bytes();
+        let written = match self.durable {
+            true => Written::in_shard(self.shard.id(), queued.await?),
+            false => Written::default(),
+        };
+        self.puts.record(rows, bytes, started.elapsed());
+        Ok(written)
+    }
+
+    async fn append_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        let (rows, started) = (batch.num_rows(), Instant::now());
+        if rows == 0 {
+            return Ok(Durability::of_nothing());
         }
+        let queued = self.queue(batch).await?;
+        self.puts.record(rows, queued.bytes(), started.elapsed());
+        let shard = self.shard.id();
+        Ok(Durability::new(async move { Ok(Written::in_shard(shard, queued.await?)) }))
+    }
+
+    /// I8: gives rows their place in the log with its first poll.
+    async fn queue(&self, batch: RecordBatch) -> Result<Landing> {
+        Ok(match self.durable {
+            true => self.wal.append_urgent(batch).await?,
+            false => self.wal.append_no_wait(batch).await?,
+        })
     }
 
     /// Waits until every row accepted so far is durable and, with a MemTable, in an SSTable. Afterwards R is at the
@@ -258,6 +318,48 @@ impl ShardWriter {
             memory.levels.covered_up_to(position);
         }
         Ok(())
+    }
+
+    /// Freezes the active MemTable, which is then written as an SSTable in the background. Returns its generation, or
+    /// `None` if it has no rows. Its rows are those that are durable by now: rows that are still on their way, of calls
+    /// that were not answered, come into the next MemTable; [`flush`](Self::flush) waits for these, too.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
+    pub fn force_freeze(&self) -> Result<Option<Generation>> {
+        let memory = self.memory("force_freeze")?;
+        self.tenure().check()?;
+        memory.levels.force_freeze()
+    }
+
+    /// Waits until every MemTable that is frozen by now is published as an SSTable. The active one is not waited for,
+    /// and neither are those that are frozen later.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; as [`flush`](Self::flush). Frozen rows are durable in any case.
+    pub async fn wait_for_flush_drain(&self) -> Result<()> {
+        let memory = self.memory("wait_for_flush_drain")?;
+        match memory.levels.newest_frozen() {
+            Some(generation) => memory.flusher.wait_for(generation).await.map_err(Error::about_durable_rows),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops at once, as if the process had died, but tidily: it returns when every task of this writer has ended. Calls
+    /// that wait are answered with [`Aborted`](fencepost_wal::Error::Aborted): "not written" if nothing of their rows
+    /// was sent, "unknown" otherwise; later calls fail too. Nothing that was acknowledged is lost: the next writer
+    /// replays it. Nothing is written by this call, so the next writer finds no clean close.
+    pub async fn abort(&self) {
+        self.wal.abort().await;
+        if let Some(memory) = &self.memory {
+            // I5: a flush that is stopped anywhere is like a crash there; R moves with a publish or not at all.
+            memory.task.stop();
+            memory.task.ended().await;
+            memory.flusher.ended();
+        }
+        if let Some(gc) = &self.gc {
+            gc.ended().await;
+        }
     }
 
     /// Pins this shard as this writer knows it, while it goes on writing: every row that was accepted before the call is in. With scope
@@ -375,10 +477,16 @@ impl ShardWriter {
 
     /// Counters of this writer.
     pub fn stats(&self) -> WriterStats {
-        let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
         let mut wal = self.wal.stats();
         wal.gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
-        WriterStats::new(wal, progress)
+        let stats = WriterStats::of_log(wal, self.puts.stats());
+        match &self.memory {
+            Some(Memory { levels, flusher, .. }) => {
+                let progress = flusher.progress.borrow().clone();
+                stats.with_memtable(levels.updates.stats(), flusher.flushes.stats(), progress)
+            }
+            None => stats,
+        }
     }
 
     /// Sizes of the MemTables.
@@ -429,10 +537,11 @@ impl Memory {
             levels: Arc::clone(&levels),
             config,
             progress: watch::Sender::new(Progress::default()),
+            flushes: Meter::default(),
         });
         replay_into(&levels, &flusher, &wal, replay).await?;
         levels.caught_up_to(tenure.sentinel());
-        let task = tokio::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
+        let task = BackgroundTask::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
         Ok((wal, Self { levels, flusher, task }))
     }
 }

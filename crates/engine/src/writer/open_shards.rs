@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, ShardId};
+use fencepost_wal::{Error as WalError, Outcome, ShardId};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
 
@@ -33,6 +33,8 @@ struct State {
     /// Values whose shard somebody else took over while it was opened here. It is not opened again: two processes
     /// that do would fence each other for ever.
     fenced: HashMap<ShardValue, WalError>,
+    /// The table's writer was aborted.
+    aborted: bool,
 }
 
 impl OpenShards {
@@ -48,7 +50,7 @@ impl OpenShards {
             async move { Ok::<_, Error>((shards.open_one(&shard).await?, shard.value)) }
         });
         let opened: Vec<_> = opened.buffered(SHARDS_AT_ONCE).try_collect().await?;
-        opened.into_iter().for_each(|(writer, value)| shards.insert(value, writer));
+        opened.into_iter().try_for_each(|(writer, value)| shards.insert(value, writer))?;
         Ok(shards)
     }
 
@@ -75,11 +77,16 @@ impl OpenShards {
         }
     }
 
-    fn insert(&self, value: ShardValue, writer: ShardWriter) {
+    /// Takes a writer in, unless the table's writer was aborted while it was opened: it is dropped then.
+    fn insert(&self, value: ShardValue, writer: ShardWriter) -> Result<()> {
         let mut state = self.state.write();
+        if state.aborted {
+            return Err(aborted(writer.shard_id()));
+        }
         let number = state.writers.len();
         state.writers.push(Arc::new(writer));
         state.by_value.insert(value, number);
+        Ok(())
     }
 
     fn check_limit(&self, shards: usize) -> Result<()> {
@@ -93,6 +100,13 @@ impl OpenShards {
                 limit,
             }),
         }
+    }
+
+    /// Opens no shard any more. Returns those that are open.
+    pub(super) fn stop_opening(&self) -> Vec<Arc<ShardWriter>> {
+        let mut state = self.state.write();
+        state.aborted = true;
+        state.writers.clone()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<ShardWriter>> {
@@ -134,7 +148,11 @@ impl OpenShards {
         let lost = open.iter().find_map(|shard| shard.fenced());
         let shard = |value: &&ShardValue| {
             let id = self.base.derived_id(value)?;
-            match lost.as_ref().or(self.state.read().fenced.get(value)) {
+            let state = self.state.read();
+            if state.aborted {
+                return Err(not_opened(id, value, aborted(id)));
+            }
+            match lost.as_ref().or(state.fenced.get(value)) {
                 Some(error) => Err(not_opened(id, value, error.clone().into())),
                 None => Ok(TableShard { id, value: (*value).clone(), made: false }),
             }
@@ -144,8 +162,8 @@ impl OpenShards {
         let mut opened = opened.buffered(SHARDS_AT_ONCE);
         let mut failed = None;
         while let Some((result, TableShard { id, value, .. })) = opened.next().await {
-            match result {
-                Ok(writer) => self.insert(value, writer),
+            match result.and_then(|writer| self.insert(value.clone(), writer)) {
+                Ok(()) => {}
                 Err(error) => {
                     if let Error::Wal(fenced @ WalError::Fenced { .. }) = &error {
                         self.state.write().fenced.insert(value.clone(), fenced.clone());
@@ -156,6 +174,10 @@ impl OpenShards {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+fn aborted(shard: ShardId) -> Error {
+    WalError::Aborted { shard, outcome: Outcome::NotWritten }.into()
 }
 
 fn not_opened(shard: ShardId, value: &ShardValue, error: Error) -> Error {

@@ -1,21 +1,22 @@
 //! The writer of a whole table: routes rows to shards and writes them side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
 use arrow_array::RecordBatch;
 use datafusion::catalog::TableProvider;
-use fencepost_wal::{Error as WalError, Outcome};
+use fencepost_wal::{Error as WalError, Generation, Outcome, ShardId};
 use futures::future::{join_all, maybe_done};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::ShardWriter;
 use super::open_shards::OpenShards;
+use super::{ShardWriter, WriterStats};
 use crate::base::BaseTable;
 use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
+use crate::durability::Durability;
 use crate::error::{Error, Result};
 use crate::read::{MAX_ROUNDS, ShardView, Snapshot, SsTableCache, TableSnapshot, moved_on, read_shards};
 use crate::reshard;
@@ -66,7 +67,21 @@ impl TableWriter {
         // Checked as a whole first, so that a bad row in one part does not leave the others written.
         let checked = self.format.check_put(&batch)?;
         let parts = self.router.split(&checked, self.shards.max())?;
-        self.on_each(parts, |shard, part| async move { shard.put_checked(part).await }).await
+        let answers = self.on_each(parts, |shard, part| async move { shard.put_checked(part).await }).await?;
+        judged(&self.base, answers).await.map(all_written)
+    }
+
+    /// As [`put`](Self::put), but returns when the rows are queued in memory in every shard (at once, if there is room);
+    /// see [`ShardWriter::put_no_wait`]. What it returns resolves when all of them are durable.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). [`Error::PartlyWritten`] if some shards have queued their part, which goes on, and others
+    /// could not; the future gives the same error if some shards acknowledge their part and others fail.
+    pub async fn put_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        let checked = self.format.check_put(&batch)?;
+        let parts = self.router.split(&checked, self.shards.max())?;
+        let queued = self.on_each(parts, |shard, part| async move { shard.put_checked_no_wait(part).await }).await?;
+        self.when_durable(queued).await
     }
 
     /// Deletes the rows of these keys, given as a batch of the primary-key columns; see [`ShardWriter::delete`].
@@ -76,7 +91,30 @@ impl TableWriter {
     pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
         let keys = self.format.check_keys(&keys)?;
         let parts = self.router.split(&keys, self.shards.max())?;
-        self.on_each(parts, |shard, keys| async move { shard.delete_checked(keys).await }).await
+        let answers = self.on_each(parts, |shard, keys| async move { shard.delete_checked(keys).await }).await?;
+        judged(&self.base, answers).await.map(all_written)
+    }
+
+    /// As [`delete`](Self::delete), but returns when the deletions are queued in memory; see
+    /// [`put_no_wait`](Self::put_no_wait).
+    ///
+    /// # Errors
+    /// As [`put_no_wait`](Self::put_no_wait) and [`ShardWriter::delete`].
+    pub async fn delete_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
+        let keys = self.format.check_keys(&keys)?;
+        let parts = self.router.split(&keys, self.shards.max())?;
+        let queued = self.on_each(parts, |shard, keys| async move { shard.delete_checked_no_wait(keys).await }).await?;
+        self.when_durable(queued).await
+    }
+
+    /// One future of those of the shards.
+    async fn when_durable(&self, queued: Answers<Durability>) -> Result<Durability> {
+        let queued = judged(&self.base, queued).await?;
+        let base = self.base.clone();
+        Ok(Durability::new(async move {
+            let answers = queued.into_iter().map(|(shard, landing)| async move { (shard, landing.await) });
+            judged(&base, join_all(answers).await).await.map(all_written)
+        }))
     }
 
     async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
@@ -86,13 +124,14 @@ impl TableWriter {
         }
     }
 
-    async fn on_each<F>(
+    /// Calls every shard with its part, and waits for all answers.
+    async fn on_each<T, F>(
         &self,
         parts: Vec<(ShardValue, RecordBatch)>,
         call: impl Fn(Arc<ShardWriter>, RecordBatch) -> F,
-    ) -> Result<Written>
+    ) -> Result<Answers<T>>
     where
-        F: Future<Output = Result<Written>>,
+        F: Future<Output = Result<T>>,
     {
         let turn = self.turn().await;
         if turn.is_some() {
@@ -117,44 +156,7 @@ impl TableWriter {
         .await;
         drop(turn);
         join_all(calls.iter_mut()).await;
-        let answers: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect();
-        let mut judged = Vec::with_capacity(answers.len());
-        for (id, answer) in answers {
-            let answer = match answer {
-                Ok(part) => Ok(part),
-                Err(error) => Err(self.judged(error).await),
-            };
-            judged.push((id, answer));
-        }
-        let answers = judged;
-        let shards = answers.len();
-        let written = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
-        let nothing = answers
-            .iter()
-            .all(|(_, answer)| answer.as_ref().is_err_and(|error| error.outcome() == Outcome::NotWritten));
-        let (mut acknowledged, mut failure) = (Written::default(), None);
-        for (id, answer) in answers {
-            match answer {
-                Ok(part) => acknowledged = acknowledged.and(part),
-                Err(error) if failure.is_none() => failure = Some((id, error)),
-                Err(_) => {}
-            }
-        }
-        match failure {
-            None => Ok(acknowledged),
-            Some((_, error)) if nothing || shards == 1 => Err(error),
-            Some((failed, error)) => Err(Error::PartlyWritten { written, shards, failed, source: Box::new(error) }),
-        }
-    }
-
-    /// A writer that lost a shard may have lost it to a split or a join.
-    async fn judged(&self, error: Error) -> Error {
-        match error {
-            Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::ShardClosed { .. }) => {
-                reshard::too_late(&self.base, error).await
-            }
-            other => other,
-        }
+        Ok(calls.iter_mut().filter_map(|call| call.as_mut().take_output()).collect())
     }
 
     /// Waits until every row accepted so far is durable and in an SSTable.
@@ -168,6 +170,38 @@ impl TableWriter {
             self.shards.all()
         };
         join_all(shards.iter().map(|shard| shard.flush())).await.into_iter().collect()
+    }
+
+    /// Freezes the active MemTable of every shard that has rows in it, and returns the generations; see
+    /// [`ShardWriter::force_freeze`].
+    ///
+    /// # Errors
+    /// The first shard's error. The others are frozen all the same.
+    pub fn force_freeze(&self) -> Result<BTreeMap<ShardId, Generation>> {
+        let frozen: Vec<_> = self.shards.all().iter().map(|shard| (shard.shard_id(), shard.force_freeze())).collect();
+        let frozen = frozen.into_iter().filter_map(|(shard, frozen)| Some((shard, frozen.transpose()?)));
+        frozen.map(|(shard, frozen)| Ok((shard, frozen?))).collect()
+    }
+
+    /// Waits until every MemTable that is frozen by now is published; see [`ShardWriter::wait_for_flush_drain`].
+    ///
+    /// # Errors
+    /// The first shard's error. The others are waited for all the same.
+    pub async fn wait_for_flush_drain(&self) -> Result<()> {
+        let shards = self.shards.all();
+        join_all(shards.iter().map(|shard| shard.wait_for_flush_drain())).await.into_iter().collect()
+    }
+
+    /// Stops every shard's writer at once, as if the process had died; see [`ShardWriter::abort`]. No shard is opened
+    /// any more.
+    pub async fn abort(&self) {
+        let shards = self.shards.stop_opening();
+        join_all(shards.iter().map(|shard| shard.abort())).await;
+    }
+
+    /// The counters of each shard's writer.
+    pub fn stats(&self) -> BTreeMap<ShardId, WriterStats> {
+        self.shards.all().iter().map(|shard| (shard.shard_id(), shard.stats())).collect()
     }
 
     /// Pins the table as this writer knows it, while it goes on writing: see [`Table::checkpoint`](crate::Table::checkpoint). Every row that
@@ -237,4 +271,41 @@ impl TableWriter {
         let others: BTreeSet<_> = listed.difference(&self.shards.ids()).copied().collect();
         read_shards(base, &self.format, &listed, &others).await
     }
+}
+
+/// What each shard said to its part of a call.
+type Answers<T> = Vec<(ShardId, Result<T>)>;
+
+/// All parts, if all shards took theirs; otherwise the error of the call.
+async fn judged<T>(base: &BaseTable, answers: Answers<T>) -> Result<Vec<(ShardId, T)>> {
+    let shards = answers.len();
+    let (mut done, mut failures) = (Vec::with_capacity(shards), Vec::new());
+    for (shard, answer) in answers {
+        match answer {
+            Ok(part) => done.push((shard, part)),
+            Err(error) => failures.push((shard, explained(base, error).await)),
+        }
+    }
+    let nothing = done.is_empty() && failures.iter().all(|(_, error)| error.outcome() == Outcome::NotWritten);
+    match failures.into_iter().next() {
+        None => Ok(done),
+        Some((_, error)) if nothing || shards == 1 => Err(error),
+        Some((failed, error)) => {
+            Err(Error::PartlyWritten { written: done.len(), shards, failed, source: Box::new(error) })
+        }
+    }
+}
+
+/// A writer that lost a shard may have lost it to a split or a join.
+async fn explained(base: &BaseTable, error: Error) -> Error {
+    match error {
+        Error::Wal(WalError::Fenced { .. } | WalError::Closed { .. } | WalError::ShardClosed { .. }) => {
+            reshard::too_late(base, error).await
+        }
+        other => other,
+    }
+}
+
+fn all_written(parts: Vec<(ShardId, Written)>) -> Written {
+    parts.into_iter().fold(Written::default(), |all, (_, part)| all.and(part))
 }
