@@ -23,6 +23,7 @@ mod merge;
 mod merge_lance;
 mod merge_schedules;
 mod model;
+mod parity;
 mod peers_probes;
 mod points;
 mod prune;
