@@ -59,6 +59,7 @@ mod base;
 mod checkpoint;
 mod clone;
 mod config;
+mod defaults;
 mod delete;
 mod durability;
 mod error;

@@ -3,21 +3,8 @@
 //! `crate::reshard`'s.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use async_trait::async_trait;
 use fencepost_wal::{ShardFieldEntry, ShardId, ShardManifest, ShardStatus};
-use lance::dataset::CommitBuilder;
-use lance::dataset::transaction::{Operation, Transaction};
-use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_io::object_store::ObjectStore as LanceObjectStore;
-use lance_table::format::{IndexMetadata, Manifest, Transaction as ManifestTransaction};
-use lance_table::io::commit::{
-    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-};
-use lance_table::io::manifest::read_manifest_indexes;
-use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
-use object_store::path::Path;
 use uuid::Uuid;
 
 use super::{BaseTable, shard_ids};
@@ -135,72 +122,19 @@ impl BaseTable {
         if self.resharding() != Some(attempt) || self.spec_id() >= attempt.spec_id {
             return Ok(None);
         }
-        let failed = || Error::lance(format!("switching {} to {} buckets", self.store.describe(None), attempt.buckets));
-        let own = self.store.object_store().await?;
-        let (location, manifest) = (self.dataset.manifest_location(), self.dataset.manifest());
-        let indexes = read_manifest_indexes(&own, location, manifest).await.map_err(failed())?;
-        let Some(old) = indexes.into_iter().find(|index| index.name == MEM_WAL_INDEX_NAME) else {
-            return Err(Error::Corrupt { url: self.store.describe(None), reason: "it has no MemWAL index".to_owned() });
-        };
-        let mut details = load_mem_wal_index_details(old.clone()).map_err(failed())?;
-        details.sharding_specs =
-            details.sharding_specs.iter().map(|spec| shard_ids::rebucketed(spec, &attempt)).collect();
-        details.num_shards = attempt.buckets;
-        // By the old shards' names.
-        details.compacted_sstables = Vec::new();
-        details.index_catchup = Vec::new();
-        details.inline_snapshots = None;
-        let version = self.version();
-        let index = new_mem_wal_index_meta(version, details).map_err(failed())?;
-        let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: vec![old] };
-        let committed = CommitBuilder::new(Arc::new(self.dataset.clone()))
-            .with_session(Arc::clone(self.store.session()))
-            .with_commit_handler(Arc::new(NextVersionOnly { read_version: version }))
-            .execute(Transaction::new(version, operation, None))
-            .await;
-        let latest = self.refreshed().await?;
-        match committed {
-            // Also if the answer was lost.
-            _ if latest.spec_id() == attempt.spec_id => Ok(Some(latest)),
-            Err(_) if latest.version() != version => Ok(None),
-            Err(error) => Err(failed()(error)),
-            Ok(_) => Ok(None),
-        }
-    }
-}
-
-/// Commits the version behind the one that was read, and no other: Lance would move the commit on top of what others have committed.
-#[derive(Debug)]
-struct NextVersionOnly {
-    read_version: u64,
-}
-
-#[async_trait]
-impl CommitHandler for NextVersionOnly {
-    // Both as the inner handler answers: a lost answer is resolved by reading the manifest back.
-    fn is_version_not_found_definitive(&self) -> bool {
-        true
-    }
-
-    fn propagate_commit_error_after_success(&self) -> bool {
-        false
-    }
-
-    async fn commit(
-        &self,
-        manifest: &mut Manifest,
-        indices: Option<Vec<IndexMetadata>>,
-        base_path: &Path,
-        object_store: &LanceObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
-        transaction: Option<ManifestTransaction>,
-    ) -> Result<ManifestLocation, CommitError> {
-        if manifest.version != self.read_version + 1 {
-            return Err(CommitError::OtherError(lance::Error::not_supported("the table has moved on".to_string())));
-        }
-        ConditionalPutCommitHandler
-            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
-            .await
+        let doing = format!("giving {} buckets to", attempt.buckets);
+        let latest = self
+            .change_details(&doing, |details| {
+                details.sharding_specs =
+                    details.sharding_specs.iter().map(|spec| shard_ids::rebucketed(spec, &attempt)).collect();
+                details.num_shards = attempt.buckets;
+                // By the old shards' names.
+                details.compacted_sstables = Vec::new();
+                details.index_catchup = Vec::new();
+                details.inline_snapshots = None;
+            })
+            .await?;
+        // Also if the answer was lost.
+        Ok((latest.spec_id() == attempt.spec_id).then_some(latest))
     }
 }

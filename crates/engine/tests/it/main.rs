@@ -11,6 +11,7 @@ mod clone_cost;
 mod clones;
 mod clones_wal_store;
 mod create;
+mod defaults;
 mod every_type;
 mod foreign;
 mod gc;
