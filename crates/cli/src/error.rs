@@ -206,7 +206,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::TableNotFound { .. } => {
             (Exit::Table, Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"))
         }
-        E::TableNotReady { .. } => (Exit::Table, None),
+        E::TableNotReady { .. } | E::SchemaChanged { .. } => (Exit::Table, None),
         E::NoCheckpoint { .. } => (Exit::Table, Some("`fencepost checkpoint list T` shows those that are there")),
         E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),

@@ -63,6 +63,7 @@ mod defaults;
 mod delete;
 mod durability;
 mod error;
+mod evolution;
 mod gc;
 mod inspect;
 mod key;

@@ -18,6 +18,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ShardPruning, Snapshot, WantedKeys};
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::key::{KeyEncoder, KeySet};
 use crate::memtable::MemTableSnapshot;
 use crate::rows::TOMBSTONE;
@@ -218,11 +219,19 @@ impl Source {
                     columns.push(part.column().to_owned());
                 }
                 columns.push(TOMBSTONE.to_owned());
-                sstable::scan(&snapshot.cache.dataset(place).await?, Some(&columns), filter).await
+                let dataset = snapshot.cache.dataset(place).await?;
+                let described = || place.describe(snapshot.base.lance_store());
+                // Columns that were added later are left to `conform`, and so are filters on them to whoever is above.
+                let columns = evolution::columns_of(&dataset, &snapshot.base, &columns, described)?;
+                let is_there = |name: &str| dataset.schema().fields.iter().any(|field| field.name == name);
+                let filter = filter.filter(|filter| filter.column_refs().iter().all(|column| is_there(&column.name)));
+                sstable::scan(&dataset, Some(&columns), filter).await
             }
             Place::MemTable(memtable) => {
                 columns.push(TOMBSTONE.to_owned());
                 let schema = memtable.schema();
+                // One of an earlier time has fewer.
+                columns.retain(|name| schema.index_of(name).is_ok());
                 let index =
                     |name: &String| schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
                 let indices = columns.iter().map(index).collect::<Result<Vec<_>>>()?;
@@ -310,8 +319,12 @@ fn visible(
     }
 }
 
-/// The request's columns in its order and types.
+/// The request's columns in its order and types. Those that were added to the table after the rows were written are null.
 fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let batch = &match schema.fields().iter().all(|field| batch.column_by_name(field.name()).is_some()) {
+        true => batch.clone(),
+        false => evolution::with_nulls(batch, schema)?,
+    };
     let column = |name: &str| -> Result<ArrayRef> {
         batch.column_by_name(name).cloned().ok_or_else(|| Error::InvalidBatch(format!("column `{name}` is missing")))
     };

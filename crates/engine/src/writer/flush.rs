@@ -4,16 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencepost_wal::{Generation, Meter, Position, SsTable, Tenure, WalWriter};
+use fencepost_wal::{Generation, Meter, SsTable, Tenure, WalWriter};
 use tokio::sync::watch;
 
-use super::levels::Levels;
+use super::levels::{Frozen, Levels};
 #[cfg(test)]
 use super::mutants::{self, Mutant};
-use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::{Error, Result};
-use crate::memtable::MemTable;
 use crate::sstable::{self, SsTableMeta};
 
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
@@ -33,7 +31,6 @@ pub(crate) struct Progress {
 
 /// Writes and publishes the frozen MemTables of one shard.
 pub(super) struct Flusher {
-    pub(crate) sstables: Arc<dyn SsTableWriter>,
     pub(crate) tenure: Tenure,
     pub(crate) levels: Arc<Levels>,
     pub(crate) config: MemTableConfig,
@@ -99,11 +96,12 @@ impl Flusher {
 
     /// Writes and publishes the oldest frozen MemTable, if there is one.
     async fn flush_oldest(&self) -> Result<()> {
-        let Some((memtable, covers)) = self.levels.oldest_frozen() else {
+        let Some(frozen) = self.levels.oldest_frozen() else {
             return Ok(());
         };
         let started = tokio::time::Instant::now();
-        let flushed = self.flush(&memtable, covers).await;
+        let flushed = self.flush(&frozen).await;
+        let memtable = frozen.memtable;
         if let Ok(SsTableMeta { physical_rows, in_memory_bytes, .. }) = &flushed {
             let size = |n: &u64| usize::try_from(*n).unwrap_or(usize::MAX);
             self.flushes.record(size(physical_rows), size(in_memory_bytes), started.elapsed());
@@ -123,7 +121,8 @@ impl Flusher {
         flushed.map(|_| ())
     }
 
-    async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<SsTableMeta> {
+    async fn flush(&self, frozen: &Frozen) -> Result<SsTableMeta> {
+        let (memtable, covers) = (&frozen.memtable, frozen.covers);
         let generation = memtable.generation();
         let shard = self.tenure.shard();
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
@@ -134,7 +133,7 @@ impl Flusher {
         if mutants::is_on(Mutant::PublishesFirst) {
             self.tenure.publish(Some(SsTable::new(generation, name.clone())), covers).await?;
         }
-        let meta = self.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
+        let meta = frozen.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
         let mut entry = SsTable::new(generation, name);
         entry.physical_rows = Some(meta.physical_rows);
         entry.in_memory_bytes = Some(meta.in_memory_bytes);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use fencepost_wal::{Generation, Held, Landed, Meter, Position, SsTable};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::Result;
 use crate::memtable::{MemTable, MemTableSnapshot};
@@ -17,12 +18,19 @@ use crate::read::OVERLAY;
 use crate::rows::RowFormat;
 
 /// A frozen MemTable and what its SSTable covers.
-#[derive(Debug)]
-pub(crate) struct Frozen {
+#[derive(Clone)]
+pub(super) struct Frozen {
     pub(crate) memtable: Arc<MemTable>,
+    /// Makes its files: with the columns that it has, whatever the table has by now.
+    pub(crate) sstables: Arc<dyn SsTableWriter>,
     /// Every live row at or below this position is in this MemTable or an older SSTable.
     pub(crate) covers: Position,
-    held: Held,
+}
+
+/// The columns that rows are applied with.
+struct Columns {
+    format: RowFormat,
+    sstables: Arc<dyn SsTableWriter>,
 }
 
 struct State {
@@ -32,8 +40,8 @@ struct State {
     applied: Position,
     /// Batches applied since the writer was opened, to line up with the log's queue.
     landed_batches: u64,
-    /// Oldest first.
-    frozen: VecDeque<Frozen>,
+    /// Oldest first, each with its share of the memory budget.
+    frozen: VecDeque<(Frozen, Held)>,
     /// Oldest first.
     sstables: Vec<SsTable>,
     /// R: what the SSTables cover.
@@ -42,7 +50,8 @@ struct State {
 
 /// The MemTables and SSTables of one shard, shared by the log (which feeds it), the flusher and readers.
 pub(crate) struct Levels {
-    format: RowFormat,
+    /// Locked before `state`, and for as long.
+    columns: RwLock<Columns>,
     limits: MemTableConfig,
     state: Mutex<State>,
     /// Rung when something was frozen, and when an entry landed: memory that an append waits for may be in it.
@@ -92,9 +101,16 @@ pub struct MemTableStats {
     pub applied: Position,
 }
 
+impl Columns {
+    fn empty_memtable(&self, generation: Generation) -> Arc<MemTable> {
+        Arc::new(MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), generation))
+    }
+}
+
 impl Levels {
-    pub(crate) fn new(
+    pub(super) fn new(
         format: RowFormat,
+        sstables_writer: Arc<dyn SsTableWriter>,
         limits: MemTableConfig,
         generation: Generation,
         sstables: Vec<SsTable>,
@@ -110,7 +126,8 @@ impl Levels {
             sstables,
             covered,
         };
-        Self { format, limits, state: Mutex::new(state), bell: Notify::new(), updates: Meter::default() }
+        let columns = RwLock::new(Columns { format, sstables: sstables_writer });
+        Self { columns, limits, state: Mutex::new(state), bell: Notify::new(), updates: Meter::default() }
     }
 
     /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
@@ -118,10 +135,11 @@ impl Levels {
         let started = Instant::now();
         let may_freeze = origin != Origin::ReplayOfLance;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let batches = batches.iter().map(|b| self.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
+        let columns = self.columns.read();
+        let batches = batches.iter().map(|b| columns.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
         let mut state = self.state.lock();
         if may_freeze && !state.active.is_empty() && state.active.rows() + rows > self.limits.max_rows {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
         let before = state.active.bytes();
         state.active.apply(position, &batches)?;
@@ -137,7 +155,7 @@ impl Levels {
                 || active.batches() >= self.limits.max_batches
                 || active.bytes() >= self.limits.max_bytes)
         {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
         Ok(())
     }
@@ -151,36 +169,51 @@ impl Levels {
     /// Freezes the active MemTable if it has rows. Returns the generation that must be published so that everything
     /// applied so far is in SSTables, or `None` if everything is.
     pub(crate) fn freeze_active(&self) -> Result<Option<Generation>> {
+        let columns = self.columns.read();
         let mut state = self.state.lock();
         if !state.active.is_empty() {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
-        Ok(state.frozen.back().map(|frozen| frozen.memtable.generation()))
+        Ok(state.frozen.back().map(|(frozen, _)| frozen.memtable.generation()))
     }
 
     /// Freezes the active MemTable. `None`: it has no rows.
     pub(crate) fn force_freeze(&self) -> Result<Option<Generation>> {
+        let columns = self.columns.read();
         let mut state = self.state.lock();
         if state.active.is_empty() {
             return Ok(None);
         }
         let generation = state.active.generation();
-        self.freeze(&mut state)?;
+        self.freeze(&mut state, &columns)?;
         Ok(Some(generation))
+    }
+
+    /// Goes on with more columns. What is in memory keeps those that it has: the active MemTable is frozen if it has
+    /// rows. Rows with the columns of before may come after this; they have nulls in the new ones.
+    pub(super) fn evolve(&self, format: RowFormat, sstables: Arc<dyn SsTableWriter>) -> Result<()> {
+        let mut columns = self.columns.write();
+        let mut state = self.state.lock();
+        if !state.active.is_empty() {
+            self.freeze(&mut state, &columns)?;
+        }
+        *columns = Columns { format, sstables };
+        state.active = columns.empty_memtable(state.active.generation());
+        Ok(())
     }
 
     /// The newest generation that is frozen and not published.
     pub(crate) fn newest_frozen(&self) -> Option<Generation> {
-        self.state.lock().frozen.back().map(|frozen| frozen.memtable.generation())
+        self.state.lock().frozen.back().map(|(frozen, _)| frozen.memtable.generation())
     }
 
-    fn freeze(&self, state: &mut State) -> Result<()> {
+    fn freeze(&self, state: &mut State, columns: &Columns) -> Result<()> {
         let next = state.active.generation().next()?;
-        let fresh = Arc::new(MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), next));
-        let memtable = std::mem::replace(&mut state.active, fresh);
+        let memtable = std::mem::replace(&mut state.active, columns.empty_memtable(next));
         let held = std::mem::take(&mut state.held);
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
-        state.frozen.push_back(Frozen { memtable, covers: state.applied, held });
+        let frozen = Frozen { memtable, sstables: Arc::clone(&columns.sstables), covers: state.applied };
+        state.frozen.push_back((frozen, held));
         #[cfg(test)]
         if super::mutants::is_on(super::mutants::Mutant::NewestFirst) {
             state.frozen.rotate_right(1);
@@ -189,15 +222,16 @@ impl Levels {
         Ok(())
     }
 
-    /// The oldest frozen MemTable and what it covers.
-    pub(crate) fn oldest_frozen(&self) -> Option<(Arc<MemTable>, Position)> {
+    /// The oldest frozen MemTable.
+    pub(super) fn oldest_frozen(&self) -> Option<Frozen> {
         let state = self.state.lock();
+        let (oldest, _) = state.frozen.front()?;
         #[cfg(test)]
         if super::mutants::is_on(super::mutants::Mutant::CoversAllFrozen) {
-            let covers = state.frozen.back().map(|frozen| frozen.covers);
-            return state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), covers.unwrap_or(frozen.covers)));
+            let covers = state.frozen.back().map_or(oldest.covers, |(newest, _)| newest.covers);
+            return Some(Frozen { covers, ..oldest.clone() });
         }
-        state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), frozen.covers))
+        Some(oldest.clone())
     }
 
     /// The oldest frozen MemTable was published: readers find it among the SSTables from now on.
@@ -206,12 +240,12 @@ impl Levels {
             let mut state = self.state.lock();
             state.sstables = sstables;
             state.covered = state.covered.max(covered);
-            match state.frozen.front().is_some_and(|f| f.memtable.generation() == generation) {
+            match state.frozen.front().is_some_and(|(frozen, _)| frozen.memtable.generation() == generation) {
                 true => state.frozen.pop_front(),
                 false => None,
             }
         };
-        drop(released.map(|frozen| frozen.held));
+        drop(released);
     }
 
     /// If nothing in memory has rows: the position up to which R may rise without an SSTable.
@@ -232,19 +266,20 @@ impl Levels {
     /// This moment. `pending` is asked for the batches that were accepted and have not landed, while nothing can
     /// land; those come back as the newest MemTable.
     pub(crate) fn view(&self, pending: impl FnOnce() -> (u64, Vec<RecordBatch>)) -> Result<LevelsView> {
+        let columns = self.columns.read();
         let (accepted, mut memtables, sstables) = {
             let state = self.state.lock();
             let (landed, mut accepted) = pending();
             // The log counts a batch as landed only after it was applied here.
             let applied = usize::try_from(state.landed_batches.saturating_sub(landed)).unwrap_or(usize::MAX);
             accepted.drain(..applied.min(accepted.len()));
-            let frozen = state.frozen.iter().rev().map(|frozen| frozen.memtable.snapshot());
+            let frozen = state.frozen.iter().rev().map(|(frozen, _)| frozen.memtable.snapshot());
             let memtables: Vec<_> = std::iter::once(state.active.snapshot()).chain(frozen).collect();
             (accepted, memtables, state.sstables.iter().rev().cloned().collect())
         };
-        let overlay = MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), OVERLAY);
+        let overlay = columns.empty_memtable(OVERLAY);
         for (n, batch) in (1..).zip(&accepted) {
-            overlay.apply(Position::new(n), &[self.format.log_rows(batch)?])?;
+            overlay.apply(Position::new(n), &[columns.format.log_rows(batch)?])?;
         }
         memtables.insert(0, overlay.snapshot());
         memtables.retain(|memtable| memtable.rows() > 0);
@@ -260,8 +295,8 @@ impl Levels {
             bytes: state.active.bytes(),
             index_bytes: state.active.index_bytes(),
             frozen: state.frozen.len(),
-            frozen_rows: state.frozen.iter().map(|frozen| frozen.memtable.rows()).sum(),
-            frozen_bytes: state.frozen.iter().map(|frozen| frozen.memtable.bytes()).sum(),
+            frozen_rows: state.frozen.iter().map(|(frozen, _)| frozen.memtable.rows()).sum(),
+            frozen_bytes: state.frozen.iter().map(|(frozen, _)| frozen.memtable.bytes()).sum(),
             applied: state.applied,
         }
     }

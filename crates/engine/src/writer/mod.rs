@@ -15,6 +15,7 @@ mod table;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use fencepost_wal::checkpoint::{Checkpoint, CheckpointOptions};
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
@@ -23,6 +24,7 @@ use fencepost_wal::{
     Shard, ShardId, Tenure, WalOnly, WalWriter,
 };
 use futures::future::{BoxFuture, FutureExt};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,6 +33,7 @@ use crate::checkpoint::CheckpointScope;
 use crate::config::{MemTableConfig, WriterConfig};
 use crate::durability::Durability;
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::gc;
 use crate::memtable::batch_bytes;
 use crate::read::{ShardView, Snapshot, SsTableCache};
@@ -55,18 +58,35 @@ pub use table::TableWriter;
 #[derive(Debug)]
 pub struct ShardWriter {
     shard: Shard,
-    base: BaseTable,
     cache: Arc<SsTableCache>,
-    format: RowFormat,
     value: ShardValue,
-    /// Where the value says which rows the shard takes.
-    router: Option<Router>,
+    columns: RwLock<Arc<Columns>>,
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
     gc: Option<BackgroundGc>,
     /// Calls that took rows.
     puts: Meter,
+}
+
+/// The columns that a writer takes, and the version of the base table that it knows them from.
+#[derive(Debug)]
+struct Columns {
+    base: BaseTable,
+    format: RowFormat,
+    /// Where the shard's value says which rows it takes.
+    router: Option<Router>,
+}
+
+impl Columns {
+    fn of(base: &BaseTable, value: &ShardValue) -> Result<Arc<Self>> {
+        let format = RowFormat::of(base)?;
+        let router = match value {
+            ShardValue::Bucket(_) | ShardValue::Identity(_) => Some(Router::try_new(base.sharding(), &format.user)?),
+            ShardValue::All | ShardValue::Unknown => None,
+        };
+        Ok(Arc::new(Self { base: base.clone(), format, router }))
+    }
 }
 
 /// What a writer with a MemTable has and a WAL-only one has not.
@@ -109,7 +129,7 @@ impl ShardWriter {
         shard: Shard,
         config: WriterConfig,
     ) -> Result<Self> {
-        let sstables = Arc::new(LanceWriter { base: base.clone() });
+        let sstables = lance_writer(&base);
         Self::open_with(base, cache, shard, config, sstables).await
     }
 
@@ -123,19 +143,18 @@ impl ShardWriter {
     ) -> Result<Self> {
         // Before anybody is fenced.
         config.validate()?;
-        let format = RowFormat::of(&base)?;
+        // Whether it can be written to at all.
+        RowFormat::of(&base)?;
         shards::check_not_lost(&base, shard.id()).await?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
         let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
-        let router = match value {
-            ShardValue::Bucket(_) | ShardValue::Identity(_) => Some(Router::try_new(base.sharding(), &format.user)?),
-            ShardValue::All | ShardValue::Unknown => None,
-        };
+        let columns = Columns::of(&base, &value)?;
+        let format = &columns.format;
         let WriterConfig { durable, wal, memtable, .. } = config;
         let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
-                let (wal, memory) = Memory::open(sstables, &format, tenure, replay, wal, memtable).await?;
+                let (wal, memory) = Memory::open(sstables, format, tenure, replay, wal, memtable).await?;
                 (wal, Some(memory))
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
@@ -146,7 +165,8 @@ impl ShardWriter {
             }
             (_, None) => None,
         };
-        Ok(Self { shard, base, cache, format, value, router, durable, wal, memory, gc, puts: Meter::default() })
+        let columns = RwLock::new(columns);
+        Ok(Self { shard, cache, value, columns, durable, wal, memory, gc, puts: Meter::default() })
     }
 
     /// The shard.
@@ -164,6 +184,57 @@ impl ShardWriter {
         self.tenure().epoch()
     }
 
+    /// The columns that it takes now.
+    fn columns(&self) -> Arc<Columns> {
+        Arc::clone(&self.columns.read())
+    }
+
+    /// The columns that puts have. See [`refresh_schema`](Self::refresh_schema) for those that were added to the table
+    /// since the writer was opened.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.columns().format.user)
+    }
+
+    /// Looks whether nullable columns were added to the table, as by Lance's `add_columns`, and goes on with them: puts
+    /// have them from then on, and queries see them. Returns the names of those that are new to this writer.
+    ///
+    /// Nothing else does that: until this is called, the writer takes the columns that the table had when it was opened,
+    /// and goes on undisturbed. What it has written before has nulls in the new columns: in the log, in SSTables, and in
+    /// its MemTable, which is frozen if it has rows. Whether calls that are under way have the columns of before or of
+    /// now does not matter.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`] if columns were dropped, renamed or given another type, or one was added that may not be
+    /// null. The writer goes on with the columns that it has. Errors of reading.
+    pub async fn refresh_schema(&self) -> Result<Vec<String>> {
+        let base = self.columns().base.refreshed().await?;
+        self.evolve_to(&base)
+    }
+
+    fn evolve_to(&self, base: &BaseTable) -> Result<Vec<String>> {
+        // One at a time, and no put in between that has the columns of one and the storage schema of the other.
+        let mut columns = self.columns.write();
+        if base.version() <= columns.base.version() {
+            return Ok(Vec::new());
+        }
+        let added = evolution::added_columns(&columns.base, base)?;
+        if added.is_empty() {
+            return Ok(added);
+        }
+        let next = Columns::of(base, &self.value)?;
+        // In the order in which rows come back from the log: whoever gets them knows their columns first.
+        let logged = match &self.memory {
+            Some(memory) => {
+                memory.levels.evolve(next.format.clone(), lance_writer(base))?;
+                &next.format.storage
+            }
+            None => &next.format.user,
+        };
+        self.wal.add_columns(Arc::clone(logged))?;
+        *columns = next;
+        Ok(added)
+    }
+
     fn tenure(&self) -> &Tenure {
         self.wal.tenure()
     }
@@ -178,14 +249,14 @@ impl ShardWriter {
     /// [`Error::InvalidBatch`], also for a row that belongs to another shard, and [`Error::TooLarge`] change nothing.
     /// Errors of the log say in [`Error::outcome`] what is true of the rows.
     pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
-        let checked = self.format.check_put(&batch)?;
+        let checked = self.columns().format.check_put(&batch)?;
         self.check_shard(&checked)?;
         self.put_checked(checked).await
     }
 
     /// Reads that leave a shard out by its value rely on it.
     fn check_shard(&self, batch: &RecordBatch) -> Result<()> {
-        self.router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
+        self.columns().router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
     }
 
     /// As [`put`](Self::put), but returns when the rows are queued in memory (at once, if there is room). What it
@@ -196,7 +267,7 @@ impl ShardWriter {
     /// # Errors
     /// As [`put`](Self::put), if the rows could not be queued; nothing of them is written then.
     pub async fn put_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
-        let checked = self.format.check_put(&batch)?;
+        let checked = self.columns().format.check_put(&batch)?;
         self.check_shard(&checked)?;
         self.put_checked_no_wait(checked).await
     }
@@ -213,7 +284,7 @@ impl ShardWriter {
     /// Checked rows as they are logged.
     fn logged(&self, checked: RecordBatch) -> Result<RecordBatch> {
         match &self.memory {
-            Some(_) => self.format.to_storage(&checked),
+            Some(_) => self.columns().format.to_storage(&checked),
             None => Ok(checked),
         }
     }
@@ -225,7 +296,7 @@ impl ShardWriter {
     /// rows only.
     pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
-        let keys = self.format.check_keys(&keys)?;
+        let keys = self.columns().format.check_keys(&keys)?;
         self.check_shard(&keys)?;
         self.delete_checked(keys).await
     }
@@ -237,7 +308,7 @@ impl ShardWriter {
     /// As [`delete`](Self::delete), if they could not be queued; nothing of them is written then.
     pub async fn delete_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
         self.memory("delete")?;
-        let keys = self.format.check_keys(&keys)?;
+        let keys = self.columns().format.check_keys(&keys)?;
         self.check_shard(&keys)?;
         self.delete_checked_no_wait(keys).await
     }
@@ -245,12 +316,14 @@ impl ShardWriter {
     /// [`delete`](Self::delete) of keys that were checked, and belong here.
     async fn delete_checked(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
-        self.append(self.format.tombstones(&keys)?).await
+        let tombstones = self.columns().format.tombstones(&keys)?;
+        self.append(tombstones).await
     }
 
     async fn delete_checked_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
         self.memory("delete")?;
-        self.append_no_wait(self.format.tombstones(&keys)?).await
+        let tombstones = self.columns().format.tombstones(&keys)?;
+        self.append_no_wait(tombstones).await
     }
 
     async fn append(&self, batch: RecordBatch) -> Result<Written> {
@@ -418,11 +491,13 @@ impl ShardWriter {
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
     pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
         // Section 9: the base first, so that what was merged is left out.
-        let base = self.base.refreshed().await?;
-        reshard::check_layout(&self.base, &base, self.shard.id()).await?;
+        let columns = self.columns();
+        let base = columns.base.refreshed().await?;
+        reshard::check_layout(&columns.base, &base, self.shard.id()).await?;
+        evolution::added_columns(&columns.base, &base)?;
         let view = self.view()?;
         self.confirm_on(&base).await?;
-        Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
+        Snapshot::of_shard(base, columns.format.clone(), &self.cache, view).scan()
     }
 
     /// The error that fenced this writer, if one did and it knows.
@@ -504,6 +579,11 @@ impl ShardWriter {
     }
 }
 
+/// Makes SSTables that go with a base table.
+fn lance_writer(base: &BaseTable) -> Arc<dyn SsTableWriter> {
+    Arc::new(LanceWriter { base: base.clone() })
+}
+
 /// What the collector of a shard asks before each run.
 fn base_progress(base: BaseTable, id: ShardId) -> impl Fn() -> BoxFuture<'static, Result<BaseProgress, String>> {
     move || {
@@ -524,6 +604,7 @@ impl Memory {
         let manifest = tenure.manifest().await;
         let levels = Arc::new(Levels::new(
             format.clone(),
+            sstables,
             config.clone(),
             manifest.current_generation,
             manifest.sstables,
@@ -532,7 +613,6 @@ impl Memory {
         let feed = Feed { levels: Arc::clone(&levels) };
         let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
         let flusher = Arc::new(Flusher {
-            sstables,
             tenure: tenure.clone(),
             levels: Arc::clone(&levels),
             config,

@@ -19,7 +19,8 @@ use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
 /// The open shards of a table, each the only one for its value.
 #[derive(Debug)]
 pub(crate) struct OpenShards {
-    base: BaseTable,
+    /// The version of the base table that shards are opened with.
+    base: RwLock<BaseTable>,
     cache: Arc<SsTableCache>,
     config: WriterConfig,
     state: RwLock<State>,
@@ -43,7 +44,7 @@ impl OpenShards {
         // Before anybody is fenced.
         config.validate()?;
         let found = shards::for_writing(&base, shards::discover(&base).await?)?;
-        let shards = Self { base, cache, config, state: RwLock::default() };
+        let shards = Self { base: RwLock::new(base), cache, config, state: RwLock::default() };
         shards.check_limit(found.len())?;
         let opened = stream::iter(found).map(|shard| {
             let shards = &shards;
@@ -54,23 +55,33 @@ impl OpenShards {
         Ok(shards)
     }
 
+    /// Shards are opened with this version of the base table from now on.
+    pub(super) fn open_at(&self, base: BaseTable) {
+        *self.base.write() = base;
+    }
+
+    fn base(&self) -> BaseTable {
+        self.base.read().clone()
+    }
+
     async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
-        let make = || shards::make(&self.base, shard.id, &shard.value);
+        let base = self.base();
+        let make = || shards::make(&base, shard.id, &shard.value);
         let open = || {
-            let place = self.base.shard(shard.id);
-            ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone())
+            let place = base.shard(shard.id);
+            ShardWriter::open(base.clone(), Arc::clone(&self.cache), place, self.config.clone())
         };
         if !shard.made {
             make().await?;
             // The table may have been deleted since it was last looked at: a deletion finds the shard that was made before, and this finds a
             // deletion that did not.
-            self.base.refreshed().await?;
+            base.refreshed().await?;
         }
         match open().await {
             // A folder is all that its creator came to make.
             Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
                 make().await?;
-                self.base.refreshed().await?;
+                base.refreshed().await?;
                 open().await
             }
             opened => opened,
@@ -146,8 +157,9 @@ impl OpenShards {
         self.check_limit(open.len() + missing.len())?;
         // Whoever lost a shard was replaced: it does not go on with the values that nobody has written yet.
         let lost = open.iter().find_map(|shard| shard.fenced());
+        let base = self.base();
         let shard = |value: &&ShardValue| {
-            let id = self.base.derived_id(value)?;
+            let id = base.derived_id(value)?;
             let state = self.state.read();
             if state.aborted {
                 return Err(not_opened(id, value, aborted(id)));

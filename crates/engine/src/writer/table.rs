@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
 use fencepost_wal::{Error as WalError, Generation, Outcome, ShardId};
 use futures::future::{join_all, maybe_done};
+use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::open_shards::OpenShards;
@@ -18,6 +20,7 @@ use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::config::WriterConfig;
 use crate::durability::Durability;
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::read::{MAX_ROUNDS, ShardView, Snapshot, SsTableCache, TableSnapshot, moved_on, read_shards};
 use crate::reshard;
 use crate::rows::RowFormat;
@@ -32,23 +35,77 @@ use crate::written::Written;
 /// makes its shard; until that is open, later calls wait behind it.
 #[derive(Debug)]
 pub struct TableWriter {
-    base: BaseTable,
     cache: Arc<SsTableCache>,
-    format: RowFormat,
-    router: Router,
+    columns: RwLock<Arc<Columns>>,
     shards: OpenShards,
     /// I8: where calls wait in the order of their first polls while shards are opened; a tokio mutex lets them
     /// through in that order. `None` if all shards are open from the start.
     turnstile: Option<Mutex<()>>,
 }
 
+/// The columns that a writer takes, and the version of the base table that it knows them from.
+#[derive(Debug)]
+struct Columns {
+    base: BaseTable,
+    format: RowFormat,
+    router: Router,
+}
+
+impl Columns {
+    fn of(base: &BaseTable) -> Result<Arc<Self>> {
+        let format = RowFormat::of(base)?;
+        let router = Router::try_new(base.sharding(), &format.user)?;
+        Ok(Arc::new(Self { base: base.clone(), format, router }))
+    }
+}
+
 impl TableWriter {
     pub(crate) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
-        let format = RowFormat::of(&base)?;
-        let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config).await?;
-        let router = Router::try_new(base.sharding(), &format.user)?;
+        let columns = Columns::of(&base)?;
         let grows = matches!(base.sharding(), Sharding::Identity { .. });
-        Ok(Self { base, cache, format, router, shards, turnstile: grows.then(Mutex::default) })
+        let shards = OpenShards::open(base, Arc::clone(&cache), config).await?;
+        Ok(Self { cache, columns: RwLock::new(columns), shards, turnstile: grows.then(Mutex::default) })
+    }
+
+    /// The columns that it takes now.
+    fn columns(&self) -> Arc<Columns> {
+        Arc::clone(&self.columns.read())
+    }
+
+    /// The columns that puts have; see [`refresh_schema`](Self::refresh_schema).
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.columns().format.user)
+    }
+
+    /// Looks whether nullable columns were added to the table, and goes on with them in every shard; see
+    /// [`ShardWriter::refresh_schema`]. Returns the names of those that are new to this writer.
+    ///
+    /// # Errors
+    /// As [`ShardWriter::refresh_schema`]; if this comes after some shards have gone on already, they take calls with the
+    /// columns of before as well, and it may be called again.
+    pub async fn refresh_schema(&self) -> Result<Vec<String>> {
+        // Behind the calls that open shards: none is opened with the columns of before.
+        let _turn = self.turn().await;
+        let columns = self.columns();
+        let base = columns.base.refreshed().await?;
+        if let Some(first) = self.shards.all().first() {
+            reshard::check_layout(&columns.base, &base, first.shard_id()).await?;
+        }
+        let added = evolution::added_columns(&columns.base, &base)?;
+        if added.is_empty() {
+            return Ok(added);
+        }
+        let next = Columns::of(&base)?;
+        self.shards.open_at(base.clone());
+        // The shards first: what this writer lets through they know.
+        for shard in self.shards.all() {
+            shard.evolve_to(&base)?;
+        }
+        let mut columns = self.columns.write();
+        if columns.base.version() < base.version() {
+            *columns = next;
+        }
+        Ok(added)
     }
 
     /// The writers of the shards that are open now, in the order of their buckets or values; those that were made
@@ -65,10 +122,11 @@ impl TableWriter {
     /// [`Error::ShardNotOpened`] change nothing.
     pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
         // Checked as a whole first, so that a bad row in one part does not leave the others written.
-        let checked = self.format.check_put(&batch)?;
-        let parts = self.router.split(&checked, self.shards.max())?;
+        let columns = self.columns();
+        let checked = columns.format.check_put(&batch)?;
+        let parts = columns.router.split(&checked, self.shards.max())?;
         let answers = self.on_each(parts, |shard, part| async move { shard.put_checked(part).await }).await?;
-        judged(&self.base, answers).await.map(all_written)
+        judged(&columns.base, answers).await.map(all_written)
     }
 
     /// As [`put`](Self::put), but returns when the rows are queued in memory in every shard (at once, if there is room);
@@ -78,8 +136,9 @@ impl TableWriter {
     /// As [`put`](Self::put). [`Error::PartlyWritten`] if some shards have queued their part, which goes on, and others
     /// could not; the future gives the same error if some shards acknowledge their part and others fail.
     pub async fn put_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
-        let checked = self.format.check_put(&batch)?;
-        let parts = self.router.split(&checked, self.shards.max())?;
+        let columns = self.columns();
+        let checked = columns.format.check_put(&batch)?;
+        let parts = columns.router.split(&checked, self.shards.max())?;
         let queued = self.on_each(parts, |shard, part| async move { shard.put_checked_no_wait(part).await }).await?;
         self.when_durable(queued).await
     }
@@ -89,10 +148,11 @@ impl TableWriter {
     /// # Errors
     /// As [`put`](Self::put) and [`ShardWriter::delete`].
     pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
-        let keys = self.format.check_keys(&keys)?;
-        let parts = self.router.split(&keys, self.shards.max())?;
+        let columns = self.columns();
+        let keys = columns.format.check_keys(&keys)?;
+        let parts = columns.router.split(&keys, self.shards.max())?;
         let answers = self.on_each(parts, |shard, keys| async move { shard.delete_checked(keys).await }).await?;
-        judged(&self.base, answers).await.map(all_written)
+        judged(&columns.base, answers).await.map(all_written)
     }
 
     /// As [`delete`](Self::delete), but returns when the deletions are queued in memory; see
@@ -101,16 +161,17 @@ impl TableWriter {
     /// # Errors
     /// As [`put_no_wait`](Self::put_no_wait) and [`ShardWriter::delete`].
     pub async fn delete_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
-        let keys = self.format.check_keys(&keys)?;
-        let parts = self.router.split(&keys, self.shards.max())?;
+        let columns = self.columns();
+        let keys = columns.format.check_keys(&keys)?;
+        let parts = columns.router.split(&keys, self.shards.max())?;
         let queued = self.on_each(parts, |shard, keys| async move { shard.delete_checked_no_wait(keys).await }).await?;
         self.when_durable(queued).await
     }
 
     /// One future of those of the shards.
     async fn when_durable(&self, queued: Answers<Durability>) -> Result<Durability> {
-        let queued = judged(&self.base, queued).await?;
-        let base = self.base.clone();
+        let base = self.columns().base.clone();
+        let queued = judged(&base, queued).await?;
         Ok(Durability::new(async move {
             let answers = queued.into_iter().map(|(shard, landing)| async move { (shard, landing.await) });
             judged(&base, join_all(answers).await).await.map(all_written)
@@ -213,7 +274,7 @@ impl TableWriter {
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
         // Behind the calls that wait for their shards.
         drop(self.turn().await);
-        checkpoint::make(&self.base, options, &Pinner::Writers(&self.shards)).await
+        checkpoint::make(&self.columns().base, options, &Pinner::Writers(&self.shards)).await
     }
 
     /// Flushes and closes every shard cleanly.
@@ -239,15 +300,17 @@ impl TableWriter {
     /// # Errors
     /// As [`provider`](Self::provider).
     pub async fn snapshot(&self) -> Result<TableSnapshot> {
+        let columns = self.columns();
         for _ in 0..MAX_ROUNDS {
             // Section 9: the base first, then the shards.
-            let base = self.base.refreshed().await?;
+            let base = columns.base.refreshed().await?;
+            evolution::added_columns(&columns.base, &base)?;
             let Some(others) = self.shards_of_others(&base).await? else {
                 continue;
             };
             let own = self.shards.all();
             if let Some(first) = own.first() {
-                reshard::check_layout(&self.base, &base, first.shard_id()).await?;
+                reshard::check_layout(&columns.base, &base, first.shard_id()).await?;
             }
             let mut views = own.iter().map(|shard| shard.view()).collect::<Result<Vec<_>>>()?;
             for shard in &own {
@@ -256,10 +319,10 @@ impl TableWriter {
             // One that was opened here meanwhile is read here.
             let others = others.into_iter().filter(|view| own.iter().all(|shard| shard.shard_id() != view.shard));
             views.extend(others);
-            let snapshot = Snapshot::of_table(base, self.format.clone(), &self.cache, views);
+            let snapshot = Snapshot::of_table(base, columns.format.clone(), &self.cache, views);
             return Ok(TableSnapshot::new(snapshot));
         }
-        Err(moved_on(&self.base).await)
+        Err(moved_on(&columns.base).await)
     }
 
     /// What shards hold that this writer has not opened. `None`: they do not fit the base version.
@@ -269,7 +332,8 @@ impl TableWriter {
         }
         let listed = shards::list(base).await?;
         let others: BTreeSet<_> = listed.difference(&self.shards.ids()).copied().collect();
-        read_shards(base, &self.format, &listed, &others).await
+        // With the columns of the table, of which others may have learned before this writer.
+        read_shards(base, &RowFormat::of(base)?, &listed, &others).await
     }
 }
 

@@ -13,6 +13,7 @@ mod clones_wal_store;
 mod create;
 mod defaults;
 mod every_type;
+mod evolve;
 mod foreign;
 mod gc;
 mod golden;
