@@ -345,7 +345,7 @@ async fn a_long_wait_for_memory_is_logged_again_and_again_and_counted() {
         writer.flush().await.unwrap();
         let gate = process.faults.on(Op::Create).path_contains(stalled).stall();
         let first = writer.put_no_wait(wide_row(2, 2_000)).await.unwrap();
-        drop(tokio::time::timeout(Duration::from_secs(1), writer.put(wide_row(3, 2_000))).await.unwrap_err());
+        tokio::time::timeout(Duration::from_secs(1), writer.put(wide_row(3, 2_000))).await.unwrap_err();
         assert_eq!((writer.stats().wal.backpressure_waits, writer.stats().wal.backpressure_waiting), (2, 0));
         gate.release();
         soon("the first", first).await.unwrap();
