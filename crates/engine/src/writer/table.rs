@@ -61,9 +61,10 @@ impl Columns {
 
 impl TableWriter {
     pub(crate) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
-        let columns = Columns::of(&base)?;
         let grows = matches!(base.sharding(), Sharding::Identity { .. });
-        let shards = OpenShards::open(base, Arc::clone(&cache), config).await?;
+        // First: it knows best what to do with a table whose rows have no rule for their shard.
+        let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config).await?;
+        let columns = Columns::of(&base)?;
         Ok(Self { cache, columns: RwLock::new(columns), shards, turnstile: grows.then(Mutex::default) })
     }
 
