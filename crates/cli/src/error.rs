@@ -181,7 +181,10 @@ fn judge_wal(error: &WalError) -> (Exit, Option<&'static str>) {
             Exit::Fenced,
             Some("another writer owns the table now; run the command again only if this one is meant to own it"),
         ),
-        WalError::Poisoned { .. } | WalError::Closed { .. } | WalError::CommitUnknown { .. } => {
+        WalError::Poisoned { .. }
+        | WalError::Aborted { .. }
+        | WalError::Closed { .. }
+        | WalError::CommitUnknown { .. } => {
             (Exit::Fenced, Some("run the command again: opening the table finds out what was written"))
         }
         WalError::ShardNotFound { .. } => (Exit::Table, None),
@@ -203,7 +206,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
         E::TableNotFound { .. } => {
             (Exit::Table, Some("create it with `fencepost create T --columns ...`, or ingest with `--like FILE`"))
         }
-        E::TableNotReady { .. } => (Exit::Table, None),
+        E::TableNotReady { .. } | E::SchemaChanged { .. } => (Exit::Table, None),
         E::NoCheckpoint { .. } => (Exit::Table, Some("`fencepost checkpoint list T` shows those that are there")),
         E::TableExists { .. } => (Exit::Table, Some("ingest into it, or create the new table in another place")),
         E::InvalidOptions(_) => (Exit::Usage, None),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
-use fencepost::{MemTableConfig, Sharding, Store, Table, TableOptions, WriterConfig};
+use fencepost::{Sharding, Store, Table, TableOptions, WriterConfig};
 
 use crate::args::{AbandonArgs, LayoutArgs, StorageArgs, TableArgs};
 use crate::error::{CliError, Exit, Result};
@@ -100,19 +100,27 @@ pub(crate) fn check_layout(table: &Table, layout: &LayoutArgs) -> Result<()> {
     }
 }
 
-/// Settings of a writer; `memtable_rows` makes SSTables come sooner.
-pub(crate) fn writer_config(memtable_rows: Option<usize>) -> WriterConfig {
-    let mut config = WriterConfig::default();
+/// Settings of a writer, those that the table keeps among them; `memtable_rows` makes SSTables come sooner. Whatever the
+/// table says, what a command reports as written is durable.
+pub(crate) async fn writer_config(table: &Table, memtable_rows: Option<usize>) -> Result<WriterConfig> {
+    let mut config = table.writer_config().await?;
+    config.durable = true;
     if let Some(rows) = memtable_rows {
-        config.memtable = Some(MemTableConfig { max_rows: rows, ..MemTableConfig::default() });
+        config.memtable.get_or_insert_default().max_rows = rows;
     }
-    config
+    Ok(config)
 }
 
 /// Settings of a writer that may have to give up a lost WAL store.
-pub(crate) fn writer_config_of(abandon: &AbandonArgs) -> WriterConfig {
-    let mut config = writer_config(None);
+pub(crate) async fn writer_config_of(table: &Table, abandon: &AbandonArgs) -> Result<WriterConfig> {
+    let mut config = writer_config(table, None).await?;
     config.open.abandon_wal_store = abandon.abandon_wal_store;
+    Ok(config)
+}
+
+/// With a MemTable, whatever the table says: there is none without one that could flush.
+pub(crate) fn flushing(mut config: WriterConfig) -> WriterConfig {
+    config.memtable.get_or_insert_default();
     config
 }
 

@@ -4,6 +4,7 @@
 
 mod clone;
 mod create;
+mod details;
 mod indexes;
 mod layout;
 mod one_version;
@@ -17,6 +18,7 @@ mod tags;
 mod tests;
 mod types;
 mod wal_store;
+mod writer_defaults;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -62,6 +64,8 @@ pub(crate) struct BaseTable {
     merged: Arc<BTreeMap<ShardId, Generation>>,
     /// Where writers want the logs, if not in the table's own store.
     wal_store: Option<WalStore>,
+    /// Settings for writers, as they are stored.
+    writer_defaults: Arc<HashMap<String, String>>,
 }
 
 impl BaseTable {
@@ -175,6 +179,7 @@ impl BaseTable {
             fixed_by_id: Arc::new(fixed_by_id),
             merged: Arc::new(merged),
             wal_store,
+            writer_defaults: Arc::new(details.writer_config_defaults),
             dataset,
         })
     }

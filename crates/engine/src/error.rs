@@ -106,6 +106,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// Columns of the table were changed in a way that rows which are not merged yet cannot follow, or a writer that is
+    /// open. They can follow if nullable columns are added, and nothing else.
+    #[error(
+        "the columns of the table were changed, and what is not merged yet cannot follow ({place}): {reason}; undo that change,          flush and merge, and make it again"
+    )]
+    SchemaChanged {
+        /// The table, or the SSTable or log entry that does not follow.
+        place: String,
+        /// What has changed.
+        reason: String,
+    },
+
     /// The call needs something that this writer or table does not have.
     #[error("{0}")]
     NotSupported(String),
@@ -180,7 +192,9 @@ impl Error {
     /// The same failure as the answer to a call that waited for rows of earlier calls. That this call itself wrote
     /// nothing says nothing about those.
     pub(crate) fn about_earlier_rows(mut self) -> Self {
-        if let Error::Wal(WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. }) = &mut self
+        if let Error::Wal(
+            WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. } | WalError::Aborted { outcome, .. },
+        ) = &mut self
             && *outcome == Outcome::NotWritten
         {
             *outcome = Outcome::Unknown;
@@ -188,14 +202,25 @@ impl Error {
         self
     }
 
+    /// The same failure as the answer to a call that waited for rows which are in the log.
+    pub(crate) fn about_durable_rows(mut self) -> Self {
+        if let Error::Wal(
+            WalError::Fenced { outcome, .. } | WalError::Poisoned { outcome, .. } | WalError::Aborted { outcome, .. },
+        ) = &mut self
+        {
+            *outcome = Outcome::Written;
+        }
+        self
+    }
+
     /// The failure of reading rows back from the log: they do not fit the table that the entry belongs to.
     pub(crate) fn in_log_entry(self, shard: &Shard, position: Position) -> Self {
-        let reason = match self {
-            Error::InvalidBatch(reason) => reason,
-            other => return other,
-        };
-        let path = shard.entry_path(position);
-        Error::Corrupt { url: format!("{} (log entry {path})", shard.store().url()), reason }
+        let place = format!("{} (log entry {})", shard.store().url(), shard.entry_path(position));
+        match self {
+            Error::InvalidBatch(reason) => Error::Corrupt { url: place, reason },
+            Error::SchemaChanged { reason, .. } => Error::SchemaChanged { place, reason },
+            other => other,
+        }
     }
 
     /// Whether the store failed, and not what was asked of it.

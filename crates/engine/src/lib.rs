@@ -50,15 +50,20 @@
 #![forbid(unsafe_code)]
 
 pub use fencepost_wal as wal;
-pub use fencepost_wal::{Epoch, Generation, Outcome, Position, ShardId, Store};
+pub use fencepost_wal::{
+    Admission, Admitted, AppendRequest, Epoch, Generation, Latency, OperationStats, Outcome, Position, ShardId, Store,
+};
 
 mod adopt;
 mod base;
 mod checkpoint;
 mod clone;
 mod config;
+mod defaults;
 mod delete;
+mod durability;
 mod error;
+mod evolution;
 mod gc;
 mod index;
 mod inspect;
@@ -82,6 +87,7 @@ pub use checkpoint::{CheckpointOptions, CheckpointScope, CheckpointedShard, Tabl
 pub use clone::{CloneOptions, CloneReport};
 pub use config::{MemTableConfig, WriterConfig};
 pub use delete::{DeleteOptions, DeleteReport};
+pub use durability::Durability;
 pub use error::{Error, Result};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use index::{FullTextConfig, IndexConfig, IndexKind, Metric, VectorConfig};

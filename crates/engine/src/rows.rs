@@ -9,6 +9,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::key::KeyEncoder;
 use crate::sstable::{relabel, storage_schema};
 
@@ -63,9 +64,14 @@ impl RowFormat {
         relabel(&named, &self.user)
     }
 
-    /// A checked batch as rows of the storage schema.
+    /// A checked batch as rows of the storage schema. One that was checked when the table had fewer columns has nulls in
+    /// those that were added since.
     pub(crate) fn to_storage(&self, checked: &RecordBatch) -> Result<RecordBatch> {
         let rows = checked.num_rows();
+        let checked = match checked.num_columns() < self.user.fields().len() {
+            true => &evolution::with_nulls(checked, &self.user)?,
+            false => checked,
+        };
         let mut columns = checked.columns().to_vec();
         columns.push(Arc::new(BooleanArray::from(vec![false; rows])));
         let named = with_columns(&unlabelled(&self.storage, &columns), columns, rows)?;
@@ -123,14 +129,25 @@ impl RowFormat {
         relabel(&named, &self.storage)
     }
 
-    /// A batch from the log, written by a writer of either mode, as rows of the storage schema.
+    /// A batch from the log, written by a writer of either mode, as rows of the storage schema. Columns that were added
+    /// to the table since are null.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`] if the columns were changed in another way; [`Error::InvalidBatch`].
     pub(crate) fn log_rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        if Arc::ptr_eq(batch.schema_ref(), &self.storage) {
+            return Ok(batch.clone());
+        }
+        let is_nullable = |field: &Field| self.user.field_with_name(field.name()).is_ok_and(Field::is_nullable);
         match batch.schema_ref().index_of(TOMBSTONE) {
             Ok(_) => {
-                let columns = self.columns_by_name(batch, &self.storage)?;
+                let batch = evolution::of_log(batch, &self.storage, &self.storage, is_nullable)?;
+                let columns = self.columns_by_name(&batch, &self.storage)?;
                 relabel(&with_columns(&unlabelled(&self.storage, &columns), columns, batch.num_rows())?, &self.storage)
             }
-            Err(_) => self.to_storage(&self.check_put(batch)?),
+            Err(_) => {
+                self.to_storage(&self.check_put(&evolution::of_log(batch, &self.user, &self.storage, is_nullable)?)?)
+            }
         }
     }
 

@@ -155,6 +155,53 @@ impl Table {
         self.base.shard(id)
     }
 
+    /// The settings that writers of this table should have: the defaults, with those applied that the table keeps, see
+    /// [`set_writer_defaults`](Self::set_writer_defaults). What a caller wants otherwise it changes before it opens a
+    /// writer with them; a config that does not come from here knows nothing of the table's.
+    ///
+    /// ```no_run
+    /// # async fn example(table: fencepost::Table) -> fencepost::Result<()> {
+    /// let mut config = table.writer_config().await?;
+    /// config.wal.max_in_flight = 8; // whatever the table says
+    /// let writer = table.writer(config).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// These are `writer_config_defaults` of Lance's MemWAL index, which Lance stores and does not read:
+    ///
+    /// | setting of the table | field of [`WriterConfig`] |
+    /// |---|---|
+    /// | `durable_write` | `durable` |
+    /// | `enable_memtable` | whether there is a `memtable` |
+    /// | `max_memtable_size`, `max_memtable_rows`, `max_memtable_batches` | `memtable.max_bytes`, `max_rows`, `max_batches` |
+    /// | `max_wal_buffer_size` | `wal.max_buffer_bytes` |
+    /// | `max_wal_flush_interval_ms` | `wal.flush_interval` |
+    /// | `max_unflushed_memtable_bytes` | `wal.max_unflushed_bytes` |
+    /// | `backpressure_log_interval_ms` | `wal.backpressure_log_interval` |
+    /// | `fencepost.max_in_flight`, `fencepost.linger_us`, `fencepost.max_puts_per_second` | `wal.max_in_flight`, `linger`, `max_puts_per_second` |
+    /// | `fencepost.max_shards` | `max_shards` |
+    ///
+    /// A size or time that Lance allows and Fencepost does not is taken to the nearest that it does. Other settings are
+    /// ignored, among them Lance's `max_wal_persist_retries` and `wal_persist_retry_base_delay_ms`: how often a request is
+    /// tried again is a property of the [`Store`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`], naming setting and value, if a value cannot be read; errors of reading.
+    pub async fn writer_config(&self) -> Result<WriterConfig> {
+        self.base.refreshed().await?.writer_config()
+    }
+
+    /// Stores settings for the writers of this table, for [`writer_config`](Self::writer_config): those of its fields that
+    /// are listed there, if they differ from the defaults. Times are stored to the millisecond, `linger` to the
+    /// microsecond. Settings of Lance's that Fencepost does not know stay as they are. Writers that are open keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for limits out of range; errors of committing, after which it may be called again.
+    pub async fn set_writer_defaults(&self, config: &WriterConfig) -> Result<()> {
+        config.validate()?;
+        self.base.set_writer_defaults(config).await.map(|_| ())
+    }
+
     /// Takes every shard over for writing. Writers of this table in this or other processes are fenced by it; see
     /// [`open`](fencepost_wal::open()).
     ///

@@ -96,6 +96,30 @@ pub enum Error {
         outcome: Outcome,
     },
 
+    /// The writer was told to stop at once ([`WalWriter::abort`](crate::WalWriter::abort)).
+    #[error("the writer of shard {shard} was aborted; the append is {outcome}; open the shard again")]
+    Aborted {
+        /// The shard.
+        shard: ShardId,
+        /// What is true of the append that this answers.
+        outcome: Outcome,
+    },
+
+    /// The writer's admission controller refused the append; nothing of it was written.
+    #[error(
+        "shard {shard}: the append of {rows} rows ({bytes} bytes) was not admitted: {reason}; nothing of it was written"
+    )]
+    NotAdmitted {
+        /// The shard.
+        shard: ShardId,
+        /// Rows of the append.
+        rows: usize,
+        /// Their bytes in memory, estimated.
+        bytes: usize,
+        /// The controller's reason.
+        reason: String,
+    },
+
     /// The writer was closed.
     #[error("the writer of shard {shard} is closed; open the shard again")]
     Closed {
@@ -352,7 +376,9 @@ impl Error {
     /// What is true of the append that this error answers. Errors of calls that append nothing say "not written".
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::Fenced { outcome, .. } | Error::Poisoned { outcome, .. } => *outcome,
+            Error::Fenced { outcome, .. } | Error::Poisoned { outcome, .. } | Error::Aborted { outcome, .. } => {
+                *outcome
+            }
             Error::CommitUnknown { .. } => Outcome::Unknown,
             _ => Outcome::NotWritten,
         }
@@ -361,7 +387,10 @@ impl Error {
     /// The same failure as the answer to an append whose outcome is another.
     pub(crate) fn with_outcome(&self, outcome: Outcome) -> Error {
         let mut error = self.clone();
-        if let Error::Fenced { outcome: o, .. } | Error::Poisoned { outcome: o, .. } = &mut error {
+        if let Error::Fenced { outcome: o, .. }
+        | Error::Poisoned { outcome: o, .. }
+        | Error::Aborted { outcome: o, .. } = &mut error
+        {
             *o = outcome;
         }
         error

@@ -49,6 +49,7 @@
 
 mod adopt;
 mod appender;
+mod background;
 pub mod checkpoint;
 mod claim;
 mod client_options;
@@ -64,6 +65,7 @@ mod ids;
 mod liveness;
 mod log;
 mod manifest;
+mod meter;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 #[cfg(not(feature = "mutants"))]
@@ -88,6 +90,7 @@ mod writer;
 
 pub use adopt::{Adopted, adopt};
 pub use appender::WalAppender;
+pub use background::BackgroundTask;
 pub use claim::{OpenOptions, Opened, Replay, open};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
@@ -99,6 +102,7 @@ pub use manifest::{
     Extension, FORMAT_VERSION, Fence, ManifestStore, Origin, RowFilter, ShardFieldEntry, ShardManifest, ShardPlace,
     ShardStatus, SsTable, SsTableBase,
 };
+pub use meter::{Latency, Meter, OperationStats};
 pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
 pub use retry::RetryPolicy;
 pub use shard::{MEM_WAL_FOLDER, Shard};
@@ -109,4 +113,4 @@ pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
 pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use wal_store::{IDENTITY_OBJECT, WalStoreRef};
-pub use writer::{Durability, Held, Landed, WalConfig, WalOnly, WalWriter};
+pub use writer::{Admission, Admitted, AppendRequest, Durability, Held, Landed, WalConfig, WalOnly, WalWriter};

@@ -137,6 +137,7 @@ impl Tenure {
         if state.stopped.is_none() {
             match &error {
                 Error::Closed { .. } => tracing::debug!(shard = %self.shared.shard.id(), "the writer closed"),
+                Error::Aborted { .. } => tracing::debug!(shard = %self.shared.shard.id(), "the writer was aborted"),
                 error => {
                     tracing::warn!(shard = %self.shared.shard.id(), epoch = %self.epoch(), %error, "the writer stopped");
                 }

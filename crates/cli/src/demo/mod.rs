@@ -185,7 +185,7 @@ impl Demo {
     async fn flush_and_open_with_lance(&self, said: &SaidRows) -> Result<()> {
         let table = self.reopen().await?;
         let before = checks::count(&table).await?;
-        table.flush(table::writer_config(None)).await?;
+        table.flush(table::flushing(table::writer_config(&table, None).await?)).await?;
         let table = self.reopen().await?;
         let after = visible(&table, SEED).await?;
         after.prove(said)?;

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: WriterArgs) -> Result<()> {
         }
         None => table::open(&args.table).await?,
     };
-    let writer = table.writer(table::writer_config(args.memtable_rows)).await?;
+    let writer = table.writer(table::writer_config(&table, args.memtable_rows).await?).await?;
     let mut puts = Puts::new(&writer, usize::from(args.in_flight));
     let mut waiting: VecDeque<(u64, u64)> = VecDeque::new();
     let last = args.first.saturating_add(args.rows);

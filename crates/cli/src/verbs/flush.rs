@@ -13,7 +13,7 @@ use crate::{output, table};
 pub(crate) async fn run(args: FlushArgs) -> Result<()> {
     let table = table::open(&args.table).await?;
     let started = Instant::now();
-    table.flush(table::writer_config_of(&args.abandon)).await?;
+    table.flush(table::flushing(table::writer_config_of(&table, &args.abandon).await?)).await?;
     let seconds = started.elapsed().as_secs_f64();
 
     let inspection = table.inspect().await?;

@@ -80,7 +80,7 @@ async fn write_all(
 ) -> Result<()> {
     let mut ack_log = AckLog::open(args.ack_log.as_deref())?;
     let progress = Progress::rows();
-    let writer = table.writer(table::writer_config_of(&args.abandon)).await?;
+    let writer = table.writer(table::writer_config_of(table, &args.abandon).await?).await?;
     let mut puts = Puts::new(&writer, usize::from(args.in_flight));
     puts.issue(first).await;
 

@@ -37,7 +37,8 @@ pub(crate) async fn run(args: ReshardArgs, direction: Direction) -> Result<()> {
         }
     };
     let started = Instant::now();
-    let report = table.reshard(to, table::writer_config(None)).await?;
+    let config = table::flushing(table::writer_config(&table, None).await?);
+    let report = table.reshard(to, config).await?;
     let seconds = started.elapsed().as_secs_f64();
     let text = format!(
         "{} buckets instead of {} in {seconds:.2} s; the new shards share {}",

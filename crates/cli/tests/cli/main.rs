@@ -8,6 +8,7 @@ mod checkpoints;
 mod clones;
 #[cfg(unix)]
 mod crash;
+mod defaults;
 #[cfg(unix)]
 mod demo;
 mod exit_codes;

@@ -3,17 +3,10 @@
 //! `crate::reshard`'s.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use fencepost_wal::{ShardFieldEntry, ShardId, ShardManifest, ShardStatus};
-use lance::dataset::CommitBuilder;
-use lance::dataset::transaction::{Operation, Transaction};
-use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_table::io::manifest::read_manifest_indexes;
-use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
 use uuid::Uuid;
 
-use super::one_version::OnlyVersion;
 use super::{BaseTable, shard_ids};
 use crate::error::{Error, Result};
 
@@ -129,39 +122,19 @@ impl BaseTable {
         if self.resharding() != Some(attempt) || self.spec_id() >= attempt.spec_id {
             return Ok(None);
         }
-        let failed = || Error::lance(format!("switching {} to {} buckets", self.store.describe(None), attempt.buckets));
-        let own = self.store.object_store().await?;
-        let (location, manifest) = (self.dataset.manifest_location(), self.dataset.manifest());
-        let indexes = read_manifest_indexes(&own, location, manifest).await.map_err(failed())?;
-        let Some(old) = indexes.into_iter().find(|index| index.name == MEM_WAL_INDEX_NAME) else {
-            return Err(Error::Corrupt { url: self.store.describe(None), reason: "it has no MemWAL index".to_owned() });
-        };
-        let mut details = load_mem_wal_index_details(old.clone()).map_err(failed())?;
-        details.sharding_specs =
-            details.sharding_specs.iter().map(|spec| shard_ids::rebucketed(spec, &attempt)).collect();
-        details.num_shards = attempt.buckets;
-        // By the old shards' names.
-        details.compacted_sstables = Vec::new();
-        details.index_catchup = Vec::new();
-        details.inline_snapshots = None;
-        let version = self.version();
-        let index = new_mem_wal_index_meta(version, details).map_err(failed())?;
-        let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: vec![old] };
-        let committed = CommitBuilder::new(Arc::new(self.dataset.clone()))
-            .with_session(Arc::clone(self.store.session()))
-            .with_commit_handler(Arc::new(OnlyVersion {
-                version: version + 1,
-                otherwise: |_| lance::Error::not_supported("the table has moved on".to_owned()),
-            }))
-            .execute(Transaction::new(version, operation, None))
-            .await;
-        let latest = self.refreshed().await?;
-        match committed {
-            // Also if the answer was lost.
-            _ if latest.spec_id() == attempt.spec_id => Ok(Some(latest)),
-            Err(_) if latest.version() != version => Ok(None),
-            Err(error) => Err(failed()(error)),
-            Ok(_) => Ok(None),
-        }
+        let doing = format!("giving {} buckets to", attempt.buckets);
+        let latest = self
+            .change_details(&doing, |details| {
+                details.sharding_specs =
+                    details.sharding_specs.iter().map(|spec| shard_ids::rebucketed(spec, &attempt)).collect();
+                details.num_shards = attempt.buckets;
+                // By the old shards' names.
+                details.compacted_sstables = Vec::new();
+                details.index_catchup = Vec::new();
+                details.inline_snapshots = None;
+            })
+            .await?;
+        // Also if the answer was lost.
+        Ok((latest.spec_id() == attempt.spec_id).then_some(latest))
     }
 }

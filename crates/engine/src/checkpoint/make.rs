@@ -131,7 +131,9 @@ async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner
         }
     });
     let pinned: Vec<bool> = pinned.buffered(SHARDS_AT_ONCE).try_collect().await?;
-    Ok(pinned.into_iter().all(|fits| fits))
+    // Nor may a shard have columns that came after the base version (I9).
+    let has_same_columns = base.refreshed().await?.schema() == base.schema();
+    Ok(has_same_columns && pinned.into_iter().all(|fits| fits))
 }
 
 /// Whether a shard's manifest has everything that this base version, read before it, does not have (I9).

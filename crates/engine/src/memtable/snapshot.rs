@@ -129,13 +129,9 @@ impl MemTableSnapshot {
         self.indexes.text(&self.view, column, config, words)
     }
 
-    /// The places of these columns.
-    ///
-    /// # Errors
-    /// [`Error::Arrow`] if there is no such column.
-    pub(crate) fn columns_named(&self, names: &[String]) -> Result<Vec<usize>> {
-        let place = |name: &String| self.schema.index_of(name).map_err(Error::arrow("choosing a MemTable's columns"));
-        names.iter().map(place).collect()
+    /// The places of those of these columns that it has. One of an earlier time has fewer than the table has now.
+    pub(crate) fn columns_named(&self, names: &[String]) -> Vec<usize> {
+        names.iter().filter_map(|name| self.schema.index_of(name).ok()).collect()
     }
 
     /// The newest row of each key from row number `first` on, which starts a batch, with its number, in row order.

@@ -20,6 +20,7 @@ use super::commit::Unbroken;
 use super::plan::Pending;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::rows::TOMBSTONE;
 use crate::sharding::PartOfRows;
 use crate::sstable::{self, SsTablePlace};
@@ -82,6 +83,8 @@ impl Changes {
         let key_columns = key_columns.collect::<Result<Vec<_>, _>>().map_err(Error::arrow("finding the key"))?;
         let mut columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         columns.push(TOMBSTONE.to_owned());
+        // Columns that were added to the table since are null.
+        let columns = evolution::columns_of(&dataset, base, &columns, || described.clone())?;
         let mut batches = sstable::scan(&dataset, Some(&columns), None).await?;
         let (mut rows, mut deleted_keys) = (Vec::new(), Vec::new());
         while let Some(mut batch) = batches.try_next().await? {
@@ -95,6 +98,7 @@ impl Changes {
                     reason: format!("its column `{TOMBSTONE}` is {}, not Boolean", tombstones.data_type()),
                 });
             };
+            let batch = evolution::with_nulls(&batch, &schema)?;
             let failed = || Error::arrow(format!("reading {described}"));
             let alive = BooleanArray::new(!tombstones.values(), None);
             let live = filter_record_batch(&batch, &alive).map_err(failed())?;

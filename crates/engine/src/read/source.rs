@@ -14,12 +14,14 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
+use lance::Dataset;
 
 use super::hiding::{Hiding, Newer};
 use super::ranges::rows_by_index;
 use super::skip::Skip;
 use super::{ShardPruning, Snapshot};
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::key::KeyEncoder;
 use crate::memtable::MemTableSnapshot;
 use crate::rows::TOMBSTONE;
@@ -247,6 +249,25 @@ impl Source {
         }
     }
 
+    /// Those of these columns that its rows have, in a dataset that they are in. The others were added to the table later.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`](crate::Error::SchemaChanged) if one of them was not added, but changed.
+    pub(crate) fn columns_there(
+        &self,
+        snapshot: &Snapshot,
+        dataset: &Dataset,
+        columns: &[String],
+    ) -> Result<Vec<String>> {
+        match &self.place {
+            Place::SsTable { place, .. } => {
+                let described = || place.describe(snapshot.base.lance_store());
+                evolution::columns_of(dataset, &snapshot.base, columns, described)
+            }
+            Place::MemTable(_) | Place::Base => Ok(columns.to_vec()),
+        }
+    }
+
     /// The source's own rows with these columns.
     async fn raw(
         &self,
@@ -258,10 +279,15 @@ impl Source {
         match &self.place {
             Place::Base => snapshot.base.scan(Some(columns), filter, None).await,
             Place::SsTable { place, .. } => {
-                sstable::scan(&snapshot.cache.dataset(place).await?, Some(columns), filter).await
+                let dataset = snapshot.cache.dataset(place).await?;
+                // Columns that were added later are left to `conform`, and so are filters on them to whoever is above.
+                let columns = self.columns_there(snapshot, &dataset, columns)?;
+                let is_there = |name: &str| dataset.schema().fields.iter().any(|field| field.name == name);
+                let filter = filter.filter(|filter| filter.column_refs().iter().all(|column| is_there(&column.name)));
+                sstable::scan(&dataset, Some(&columns), filter).await
             }
             Place::MemTable(memtable) => {
-                let indices = memtable.columns_named(columns)?;
+                let indices = memtable.columns_named(columns);
                 let projected = memtable.schema().project(&indices);
                 let projected = projected.map_err(Error::arrow("choosing a MemTable's columns"))?;
                 let by_index = filter.map(|filter| rows_by_index(memtable, &filter)).transpose()?.flatten();
@@ -333,8 +359,12 @@ fn visible(batch: &RecordBatch, keys: Option<&KeyEncoder>, hiding: &Hiding) -> R
     }
 }
 
-/// The request's columns in its order and types.
+/// The request's columns in its order and types. Those that were added to the table after the rows were written are null.
 pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let batch = &match schema.fields().iter().all(|field| batch.column_by_name(field.name()).is_some()) {
+        true => batch.clone(),
+        false => evolution::with_nulls(batch, schema)?,
+    };
     let column = |name: &str| -> Result<ArrayRef> {
         batch.column_by_name(name).cloned().ok_or_else(|| Error::InvalidBatch(format!("column `{name}` is missing")))
     };

@@ -55,8 +55,12 @@ pub(crate) async fn read_shards(
         return Ok(None);
     }
     let views = stream::iter(wanted.clone()).map(|id| read_shard(base, id, format));
-    let views: Vec<Option<ShardView>> = views.buffered(SHARDS_AT_ONCE).try_collect().await?;
-    Ok(views.into_iter().collect())
+    let views: Result<Vec<Option<ShardView>>> = views.buffered(SHARDS_AT_ONCE).try_collect().await;
+    match views {
+        // Columns that came after the base version was read: their rows go with a newer one.
+        Err(Error::SchemaChanged { .. }) if base.refreshed().await?.version() != base.version() => Ok(None),
+        views => Ok(views?.into_iter().collect()),
+    }
 }
 
 /// Applies a log entry, unless Lance has stamped it with a generation that is in an SSTable of the manifest.

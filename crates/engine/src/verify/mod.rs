@@ -164,7 +164,7 @@ fn fits(format: &RowFormat, entry: &WalEntry) -> Result<(), String> {
         format.keys.as_ref().map(|keys| keys.encode(&rows)).transpose().map(|_| ())
     };
     entry.batches.iter().try_for_each(fits).map_err(|error| match error {
-        Error::InvalidBatch(reason) => reason,
+        Error::InvalidBatch(reason) | Error::SchemaChanged { reason, .. } => reason,
         other => other.to_string(),
     })
 }

@@ -4,17 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencepost_wal::{Generation, Position, SsTable, Tenure, WalWriter};
+use fencepost_wal::{Generation, Meter, SsTable, Tenure, WalWriter};
 use tokio::sync::watch;
 
-use super::levels::Levels;
+use super::levels::{Frozen, Levels};
 #[cfg(test)]
 use super::mutants::{self, Mutant};
-use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::{Error, Result};
-use crate::memtable::MemTable;
-use crate::sstable;
+use crate::sstable::{self, SsTableMeta};
 
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
@@ -23,12 +21,6 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 pub(crate) struct Progress {
     /// The last generation that was published by this writer.
     pub(crate) published: Generation,
-    /// SSTables published.
-    pub(crate) flushes: u64,
-    /// Rows in them.
-    pub(crate) rows: u64,
-    /// Time that it took, successful attempts only.
-    pub(crate) time: Duration,
     /// Failed attempts.
     pub(crate) failures: u64,
     /// The last failure.
@@ -39,11 +31,12 @@ pub(crate) struct Progress {
 
 /// Writes and publishes the frozen MemTables of one shard.
 pub(super) struct Flusher {
-    pub(crate) sstables: Arc<dyn SsTableWriter>,
     pub(crate) tenure: Tenure,
     pub(crate) levels: Arc<Levels>,
     pub(crate) config: MemTableConfig,
     pub(crate) progress: watch::Sender<Progress>,
+    /// Of the attempts that succeeded.
+    pub(crate) flushes: Meter,
 }
 
 impl Flusher {
@@ -78,7 +71,7 @@ impl Flusher {
                 }
             }
         }
-        self.progress.send_modify(|p| p.ended = true);
+        self.ended();
     }
 
     /// Flushes everything frozen, each with as many attempts as a caller of `flush` waits for.
@@ -103,23 +96,23 @@ impl Flusher {
 
     /// Writes and publishes the oldest frozen MemTable, if there is one.
     async fn flush_oldest(&self) -> Result<()> {
-        let Some((memtable, covers)) = self.levels.oldest_frozen() else {
+        let Some(frozen) = self.levels.oldest_frozen() else {
             return Ok(());
         };
         let started = tokio::time::Instant::now();
-        let flushed = self.flush(&memtable, covers).await;
+        let flushed = self.flush(&frozen).await;
+        let memtable = frozen.memtable;
+        if let Ok(SsTableMeta { physical_rows, in_memory_bytes, .. }) = &flushed {
+            let size = |n: &u64| usize::try_from(*n).unwrap_or(usize::MAX);
+            self.flushes.record(size(physical_rows), size(in_memory_bytes), started.elapsed());
+        }
         #[cfg(test)]
         if flushed.is_err() && mutants::is_on(Mutant::ForgetsFailed) {
             let manifest = self.tenure.manifest().await;
             self.levels.published(memtable.generation(), manifest.sstables, manifest.replay_after);
         }
         self.progress.send_modify(|p| match &flushed {
-            Ok(rows) => {
-                p.published = memtable.generation();
-                p.flushes += 1;
-                p.rows += rows;
-                p.time += started.elapsed();
-            }
+            Ok(_) => p.published = memtable.generation(),
             Err(error) => {
                 p.failures += 1;
                 p.last_failure = Some(error.to_string());
@@ -128,7 +121,8 @@ impl Flusher {
         flushed.map(|_| ())
     }
 
-    async fn flush(&self, memtable: &Arc<MemTable>, covers: Position) -> Result<u64> {
+    async fn flush(&self, frozen: &Frozen) -> Result<SsTableMeta> {
+        let (memtable, covers) = (&frozen.memtable, frozen.covers);
         let generation = memtable.generation();
         let shard = self.tenure.shard();
         // The name is fresh at every attempt, so a half-written folder is never taken for an SSTable.
@@ -139,7 +133,7 @@ impl Flusher {
         if mutants::is_on(Mutant::PublishesFirst) {
             self.tenure.publish(Some(SsTable::new(generation, name.clone())), covers).await?;
         }
-        let meta = self.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
+        let meta = frozen.sstables.write(&sstable::relative_dir(shard.id(), &name), memtable).await?;
         let mut entry = SsTable::new(generation, name);
         entry.physical_rows = Some(meta.physical_rows);
         entry.in_memory_bytes = Some(meta.in_memory_bytes);
@@ -151,7 +145,12 @@ impl Flusher {
         // I5: the files are durable, and every row up to `covers` is in this SSTable or an older one.
         let manifest = self.tenure.publish(Some(entry), covers).await?;
         self.levels.published(generation, manifest.sstables, manifest.replay_after);
-        Ok(meta.physical_rows)
+        Ok(meta)
+    }
+
+    /// Says that nobody flushes any more, to those who wait for it.
+    pub(crate) fn ended(&self) {
+        self.progress.send_modify(|p| p.ended = true);
     }
 
     /// Waits until a generation is published.

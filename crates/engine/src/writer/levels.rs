@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use fencepost_wal::{Generation, Held, Landed, Position, SsTable};
-use parking_lot::Mutex;
+use fencepost_wal::{Generation, Held, Landed, Meter, Position, SsTable};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::sstable_writer::SsTableWriter;
 use crate::config::MemTableConfig;
 use crate::error::Result;
 use crate::memtable::{IndexSet, MemTable, MemTableSnapshot};
@@ -16,27 +18,38 @@ use crate::read::OVERLAY;
 use crate::rows::RowFormat;
 
 /// A frozen MemTable and what its SSTable covers.
-#[derive(Debug)]
-pub(crate) struct Frozen {
+#[derive(Clone)]
+pub(super) struct Frozen {
     pub(crate) memtable: Arc<MemTable>,
+    /// Makes its files: with the columns that it has, whatever the table has by now.
+    pub(crate) sstables: Arc<dyn SsTableWriter>,
     /// Every live row at or below this position is in this MemTable or an older SSTable.
     pub(crate) covers: Position,
+}
+
+/// The columns that rows are applied with.
+struct Columns {
+    format: RowFormat,
+    sstables: Arc<dyn SsTableWriter>,
+}
+
+/// A MemTable's share of the memory budget.
+#[derive(Default)]
+struct Counted {
     held: Held,
-    /// Bytes of its secondary indexes that `held` counts.
+    /// Bytes of its secondary indexes in that.
     index_bytes: usize,
 }
 
 struct State {
     active: Arc<MemTable>,
-    held: Held,
-    /// Bytes of its secondary indexes that `held` counts.
-    index_bytes: usize,
+    counted: Counted,
     /// Everything up to here was applied.
     applied: Position,
     /// Batches applied since the writer was opened, to line up with the log's queue.
     landed_batches: u64,
-    /// Oldest first.
-    frozen: VecDeque<Frozen>,
+    /// Oldest first, each with its share of the memory budget.
+    frozen: VecDeque<(Frozen, Counted)>,
     /// Oldest first.
     sstables: Vec<SsTable>,
     /// R: what the SSTables cover.
@@ -45,7 +58,8 @@ struct State {
 
 /// The MemTables and SSTables of one shard, shared by the log (which feeds it), the flusher and readers.
 pub(crate) struct Levels {
-    format: RowFormat,
+    /// Locked before `state`, and for as long.
+    columns: RwLock<Columns>,
     limits: MemTableConfig,
     indexes: IndexSet,
     state: Mutex<State>,
@@ -53,6 +67,8 @@ pub(crate) struct Levels {
     pub(crate) bell: Notify,
     /// Rung when there are rows that secondary indexes may not have.
     pub(crate) to_index: Notify,
+    /// Entries that were applied.
+    pub(crate) updates: Meter,
 }
 
 /// Where an entry that is applied comes from.
@@ -92,44 +108,65 @@ pub struct MemTableStats {
     pub frozen: usize,
     /// Rows in them.
     pub frozen_rows: usize,
+    /// Bytes of these rows.
+    pub frozen_bytes: usize,
     /// The last log position that was applied.
     pub applied: Position,
 }
 
+impl Columns {
+    fn empty_memtable(&self, indexes: &IndexSet, generation: Generation) -> Arc<MemTable> {
+        let (schema, keys) = (Arc::clone(&self.format.storage), self.format.keys.clone());
+        Arc::new(MemTable::with_indexes(schema, keys, generation, indexes))
+    }
+}
+
 impl Levels {
-    pub(crate) fn new(
+    pub(super) fn new(
         format: RowFormat,
+        sstables_writer: Arc<dyn SsTableWriter>,
         limits: MemTableConfig,
         indexes: IndexSet,
         generation: Generation,
         sstables: Vec<SsTable>,
         covered: Position,
     ) -> Self {
-        let active = Arc::new(empty(&format, &indexes, generation));
+        let columns = Columns { format, sstables: sstables_writer };
         let state = State {
-            active,
-            held: Held::default(),
-            index_bytes: 0,
+            active: columns.empty_memtable(&indexes, generation),
+            counted: Counted::default(),
             applied: covered,
             landed_batches: 0,
             frozen: VecDeque::new(),
             sstables,
             covered,
         };
-        Self { format, limits, indexes, state: Mutex::new(state), bell: Notify::new(), to_index: Notify::new() }
+        Self {
+            columns: RwLock::new(columns),
+            limits,
+            indexes,
+            state: Mutex::new(state),
+            bell: Notify::new(),
+            to_index: Notify::new(),
+            updates: Meter::default(),
+        }
     }
 
     /// Applies one log entry. Freezes first what would grow beyond its limit, and last what has reached it.
     pub(crate) fn apply(&self, position: Position, batches: &[RecordBatch], held: Held, origin: Origin) -> Result<()> {
+        let started = Instant::now();
         let may_freeze = origin != Origin::ReplayOfLance;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let batches = batches.iter().map(|b| self.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
+        let columns = self.columns.read();
+        let batches = batches.iter().map(|b| columns.format.log_rows(b)).collect::<Result<Vec<_>>>()?;
         let mut state = self.state.lock();
         if may_freeze && !state.active.is_empty() && state.active.rows() + rows > self.limits.max_rows {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
+        let before = state.active.bytes();
         state.active.apply(position, &batches)?;
-        state.held.merge(held);
+        self.updates.record(rows, state.active.bytes().saturating_sub(before), started.elapsed());
+        state.counted.held.merge(held);
         state.applied = position;
         self.to_index.notify_one();
         if origin == Origin::Landed {
@@ -141,7 +178,7 @@ impl Levels {
                 || active.batches() >= self.limits.max_batches
                 || active.bytes() >= self.limits.max_bytes)
         {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
         Ok(())
     }
@@ -155,20 +192,51 @@ impl Levels {
     /// Freezes the active MemTable if it has rows. Returns the generation that must be published so that everything
     /// applied so far is in SSTables, or `None` if everything is.
     pub(crate) fn freeze_active(&self) -> Result<Option<Generation>> {
+        let columns = self.columns.read();
         let mut state = self.state.lock();
         if !state.active.is_empty() {
-            self.freeze(&mut state)?;
+            self.freeze(&mut state, &columns)?;
         }
-        Ok(state.frozen.back().map(|frozen| frozen.memtable.generation()))
+        Ok(state.frozen.back().map(|(frozen, _)| frozen.memtable.generation()))
     }
 
-    fn freeze(&self, state: &mut State) -> Result<()> {
+    /// Freezes the active MemTable. `None`: it has no rows.
+    pub(crate) fn force_freeze(&self) -> Result<Option<Generation>> {
+        let columns = self.columns.read();
+        let mut state = self.state.lock();
+        if state.active.is_empty() {
+            return Ok(None);
+        }
+        let generation = state.active.generation();
+        self.freeze(&mut state, &columns)?;
+        Ok(Some(generation))
+    }
+
+    /// Goes on with more columns. What is in memory keeps those that it has: the active MemTable is frozen if it has
+    /// rows. Rows with the columns of before may come after this; they have nulls in the new ones.
+    pub(super) fn evolve(&self, format: RowFormat, sstables: Arc<dyn SsTableWriter>) -> Result<()> {
+        let mut columns = self.columns.write();
+        let mut state = self.state.lock();
+        if !state.active.is_empty() {
+            self.freeze(&mut state, &columns)?;
+        }
+        *columns = Columns { format, sstables };
+        state.active = columns.empty_memtable(&self.indexes, state.active.generation());
+        Ok(())
+    }
+
+    /// The newest generation that is frozen and not published.
+    pub(crate) fn newest_frozen(&self) -> Option<Generation> {
+        self.state.lock().frozen.back().map(|(frozen, _)| frozen.memtable.generation())
+    }
+
+    fn freeze(&self, state: &mut State, columns: &Columns) -> Result<()> {
         let next = state.active.generation().next()?;
-        let fresh = Arc::new(empty(&self.format, &self.indexes, next));
-        let memtable = std::mem::replace(&mut state.active, fresh);
-        let (held, index_bytes) = (std::mem::take(&mut state.held), std::mem::take(&mut state.index_bytes));
+        let memtable = std::mem::replace(&mut state.active, columns.empty_memtable(&self.indexes, next));
+        let counted = std::mem::take(&mut state.counted);
         // I5: everything up to `applied` is in this MemTable or an older one, and the log up to it has landed.
-        state.frozen.push_back(Frozen { memtable, covers: state.applied, held, index_bytes });
+        let frozen = Frozen { memtable, sstables: Arc::clone(&columns.sstables), covers: state.applied };
+        state.frozen.push_back((frozen, counted));
         #[cfg(test)]
         if super::mutants::is_on(super::mutants::Mutant::NewestFirst) {
             state.frozen.rotate_right(1);
@@ -185,33 +253,34 @@ impl Levels {
     /// The MemTables that are read, oldest first.
     pub(crate) fn memtables(&self) -> Vec<Arc<MemTable>> {
         let state = self.state.lock();
-        let frozen = state.frozen.iter().map(|frozen| Arc::clone(&frozen.memtable));
+        let frozen = state.frozen.iter().map(|(frozen, _)| Arc::clone(&frozen.memtable));
         frozen.chain([Arc::clone(&state.active)]).collect()
     }
 
     /// Counts what a MemTable's secondary indexes have grown by as memory of the writer, if it is not published yet.
-    pub(crate) fn count_indexes(&self, memtable: &MemTable, hold: impl FnOnce(usize) -> Held) {
-        let bytes = memtable.secondary_index_bytes().iter().map(|(_, bytes)| bytes).sum();
+    pub(crate) fn count_indexes(&self, memtable: &Arc<MemTable>, hold: impl FnOnce(usize) -> Held) {
+        let bytes: usize = memtable.secondary_index_bytes().iter().map(|(_, bytes)| bytes).sum();
         let mut state = self.state.lock();
-        let State { active, held, index_bytes, frozen, .. } = &mut *state;
-        let (held, counted) = match frozen.iter_mut().find(|f| f.memtable.generation() == memtable.generation()) {
-            Some(frozen) => (&mut frozen.held, &mut frozen.index_bytes),
-            None if active.generation() == memtable.generation() => (held, index_bytes),
+        let State { active, counted, frozen, .. } = &mut *state;
+        let counted = match frozen.iter_mut().find(|(frozen, _)| Arc::ptr_eq(&frozen.memtable, memtable)) {
+            Some((_, counted)) => counted,
+            None if Arc::ptr_eq(active, memtable) => counted,
             None => return,
         };
-        held.merge(hold(usize::saturating_sub(bytes, *counted)));
-        *counted = bytes.max(*counted);
+        counted.held.merge(hold(bytes.saturating_sub(counted.index_bytes)));
+        counted.index_bytes = bytes.max(counted.index_bytes);
     }
 
-    /// The oldest frozen MemTable and what it covers.
-    pub(crate) fn oldest_frozen(&self) -> Option<(Arc<MemTable>, Position)> {
+    /// The oldest frozen MemTable.
+    pub(super) fn oldest_frozen(&self) -> Option<Frozen> {
         let state = self.state.lock();
+        let (oldest, _) = state.frozen.front()?;
         #[cfg(test)]
         if super::mutants::is_on(super::mutants::Mutant::CoversAllFrozen) {
-            let covers = state.frozen.back().map(|frozen| frozen.covers);
-            return state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), covers.unwrap_or(frozen.covers)));
+            let covers = state.frozen.back().map_or(oldest.covers, |(newest, _)| newest.covers);
+            return Some(Frozen { covers, ..oldest.clone() });
         }
-        state.frozen.front().map(|frozen| (Arc::clone(&frozen.memtable), frozen.covers))
+        Some(oldest.clone())
     }
 
     /// The oldest frozen MemTable was published: readers find it among the SSTables from now on.
@@ -220,12 +289,12 @@ impl Levels {
             let mut state = self.state.lock();
             state.sstables = sstables;
             state.covered = state.covered.max(covered);
-            match state.frozen.front().is_some_and(|f| f.memtable.generation() == generation) {
+            match state.frozen.front().is_some_and(|(frozen, _)| frozen.memtable.generation() == generation) {
                 true => state.frozen.pop_front(),
                 false => None,
             }
         };
-        drop(released.map(|frozen| frozen.held));
+        drop(released);
     }
 
     /// If nothing in memory has rows: the position up to which R may rise without an SSTable.
@@ -246,19 +315,20 @@ impl Levels {
     /// This moment. `pending` is asked for the batches that were accepted and have not landed, while nothing can
     /// land; those come back as the newest MemTable.
     pub(crate) fn view(&self, pending: impl FnOnce() -> (u64, Vec<RecordBatch>)) -> Result<LevelsView> {
+        let columns = self.columns.read();
         let (accepted, mut memtables, sstables) = {
             let state = self.state.lock();
             let (landed, mut accepted) = pending();
             // The log counts a batch as landed only after it was applied here.
             let applied = usize::try_from(state.landed_batches.saturating_sub(landed)).unwrap_or(usize::MAX);
             accepted.drain(..applied.min(accepted.len()));
-            let frozen = state.frozen.iter().rev().map(|frozen| frozen.memtable.snapshot());
+            let frozen = state.frozen.iter().rev().map(|(frozen, _)| frozen.memtable.snapshot());
             let memtables: Vec<_> = std::iter::once(state.active.snapshot()).chain(frozen).collect();
             (accepted, memtables, state.sstables.iter().rev().cloned().collect())
         };
-        let overlay = MemTable::new(Arc::clone(&self.format.storage), self.format.keys.clone(), OVERLAY);
+        let overlay = columns.empty_memtable(&IndexSet::default(), OVERLAY);
         for (n, batch) in (1..).zip(&accepted) {
-            overlay.apply(Position::new(n), &[self.format.log_rows(batch)?])?;
+            overlay.apply(Position::new(n), &[columns.format.log_rows(batch)?])?;
         }
         memtables.insert(0, overlay.snapshot());
         memtables.retain(|memtable| memtable.rows() > 0);
@@ -275,14 +345,11 @@ impl Levels {
             index_bytes: state.active.index_bytes(),
             secondary_index_bytes: state.active.secondary_index_bytes(),
             frozen: state.frozen.len(),
-            frozen_rows: state.frozen.iter().map(|frozen| frozen.memtable.rows()).sum(),
+            frozen_rows: state.frozen.iter().map(|(frozen, _)| frozen.memtable.rows()).sum(),
+            frozen_bytes: state.frozen.iter().map(|(frozen, _)| frozen.memtable.bytes()).sum(),
             applied: state.applied,
         }
     }
-}
-
-fn empty(format: &RowFormat, indexes: &IndexSet, generation: Generation) -> MemTable {
-    MemTable::with_indexes(Arc::clone(&format.storage), format.keys.clone(), generation, indexes)
 }
 
 /// Feeds the levels with what lands.

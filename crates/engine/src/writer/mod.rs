@@ -16,18 +16,25 @@ mod table;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use fencepost_wal::checkpoint::{Checkpoint, CheckpointOptions};
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
-use fencepost_wal::{Epoch, Error as WalError, Opened, Position, Replay, Shard, ShardId, Tenure, WalOnly, WalWriter};
+use fencepost_wal::{
+    BackgroundTask, Durability as Landing, Epoch, Error as WalError, Generation, Meter, Opened, Position, Replay,
+    Shard, ShardId, Tenure, WalOnly, WalWriter,
+};
 use futures::future::{BoxFuture, FutureExt};
+use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::base::BaseTable;
 use crate::checkpoint::CheckpointScope;
 use crate::config::{MemTableConfig, WriterConfig};
+use crate::durability::Durability;
 use crate::error::{Error, Result};
+use crate::evolution;
 use crate::gc;
 use crate::memtable::{IndexSet, batch_bytes};
 use crate::read::{ShardView, Snapshot, SsTableCache, TableSnapshot};
@@ -52,37 +59,49 @@ pub use table::TableWriter;
 #[derive(Debug)]
 pub struct ShardWriter {
     shard: Shard,
-    base: BaseTable,
     cache: Arc<SsTableCache>,
-    format: RowFormat,
     value: ShardValue,
-    /// Where the value says which rows the shard takes.
-    router: Option<Router>,
+    columns: RwLock<Arc<Columns>>,
     indexes: IndexSet,
     durable: bool,
     wal: Arc<WalWriter>,
     memory: Option<Memory>,
     gc: Option<BackgroundGc>,
+    /// Calls that took rows.
+    puts: Meter,
+}
+
+/// The columns that a writer takes, and the version of the base table that it knows them from.
+#[derive(Debug)]
+struct Columns {
+    base: BaseTable,
+    format: RowFormat,
+    /// Where the shard's value says which rows it takes.
+    router: Option<Router>,
+}
+
+impl Columns {
+    fn of(base: &BaseTable, value: &ShardValue) -> Result<Arc<Self>> {
+        let format = RowFormat::of(base)?;
+        let router = match value {
+            ShardValue::Bucket(_) | ShardValue::Identity(_) => Some(Router::try_new(base.sharding(), &format.user)?),
+            ShardValue::All | ShardValue::Unknown => None,
+        };
+        Ok(Arc::new(Self { base: base.clone(), format, router }))
+    }
 }
 
 /// What a writer with a MemTable has and a WAL-only one has not.
 struct Memory {
     levels: Arc<Levels>,
     flusher: Arc<Flusher>,
-    task: JoinHandle<()>,
-    indexing: JoinHandle<()>,
+    task: BackgroundTask,
+    indexing: BackgroundTask,
 }
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Memory").field("stats", &self.levels.stats()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.indexing.abort();
     }
 }
 
@@ -114,7 +133,7 @@ impl ShardWriter {
         config: WriterConfig,
     ) -> Result<Self> {
         let indexes = indexing::indexes_of(&base, &config).await?;
-        let sstables = Arc::new(LanceWriter { base: base.clone(), indexes });
+        let sstables = lance_writer(&base, &indexes);
         Self::open_with(base, cache, shard, config, sstables).await
     }
 
@@ -128,20 +147,19 @@ impl ShardWriter {
     ) -> Result<Self> {
         // Before anybody is fenced.
         config.validate()?;
-        let format = RowFormat::of(&base)?;
+        // Whether it can be written to at all.
+        RowFormat::of(&base)?;
         let indexes = indexing::indexes_of(&base, &config).await?;
         shards::check_not_lost(&base, shard.id()).await?;
         let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
         let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
-        let router = match value {
-            ShardValue::Bucket(_) | ShardValue::Identity(_) => Some(Router::try_new(base.sharding(), &format.user)?),
-            ShardValue::All | ShardValue::Unknown => None,
-        };
+        let columns = Columns::of(&base, &value)?;
+        let format = &columns.format;
         let WriterConfig { durable, wal, memtable, .. } = config;
         let collected = (tenure.clone(), wal.gc.clone());
         let (wal, memory) = match memtable {
             Some(memtable) => {
-                let (wal, memory) = Memory::open(sstables, &format, &indexes, tenure, replay, wal, memtable).await?;
+                let (wal, memory) = Memory::open(sstables, format, &indexes, tenure, replay, wal, memtable).await?;
                 (wal, Some(memory))
             }
             None => (Arc::new(WalWriter::start(tenure, Arc::clone(&format.user), wal, WalOnly)?), None),
@@ -152,7 +170,8 @@ impl ShardWriter {
             }
             (_, None) => None,
         };
-        Ok(Self { shard, base, cache, format, value, router, indexes, durable, wal, memory, gc })
+        let columns = RwLock::new(columns);
+        Ok(Self { shard, cache, value, columns, indexes, durable, wal, memory, gc, puts: Meter::default() })
     }
 
     /// The shard.
@@ -170,6 +189,57 @@ impl ShardWriter {
         self.tenure().epoch()
     }
 
+    /// The columns that it takes now.
+    fn columns(&self) -> Arc<Columns> {
+        Arc::clone(&self.columns.read())
+    }
+
+    /// The columns that puts have. See [`refresh_schema`](Self::refresh_schema) for those that were added to the table
+    /// since the writer was opened.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.columns().format.user)
+    }
+
+    /// Looks whether nullable columns were added to the table, as by Lance's `add_columns`, and goes on with them: puts
+    /// have them from then on, and queries see them. Returns the names of those that are new to this writer.
+    ///
+    /// Nothing else does that: until this is called, the writer takes the columns that the table had when it was opened,
+    /// and goes on undisturbed. What it has written before has nulls in the new columns: in the log, in SSTables, and in
+    /// its MemTable, which is frozen if it has rows. Whether calls that are under way have the columns of before or of
+    /// now does not matter.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`] if columns were dropped, renamed or given another type, or one was added that may not be
+    /// null. The writer goes on with the columns that it has. Errors of reading.
+    pub async fn refresh_schema(&self) -> Result<Vec<String>> {
+        let base = self.columns().base.refreshed().await?;
+        self.evolve_to(&base)
+    }
+
+    fn evolve_to(&self, base: &BaseTable) -> Result<Vec<String>> {
+        // One at a time, and no put in between that has the columns of one and the storage schema of the other.
+        let mut columns = self.columns.write();
+        if base.version() <= columns.base.version() {
+            return Ok(Vec::new());
+        }
+        let added = evolution::added_columns(&columns.base, base)?;
+        if added.is_empty() {
+            return Ok(added);
+        }
+        let next = Columns::of(base, &self.value)?;
+        // In the order in which rows come back from the log: whoever gets them knows their columns first.
+        let logged = match &self.memory {
+            Some(memory) => {
+                memory.levels.evolve(next.format.clone(), lance_writer(base, &self.indexes))?;
+                &next.format.storage
+            }
+            None => &next.format.user,
+        };
+        self.wal.add_columns(Arc::clone(logged))?;
+        *columns = next;
+        Ok(added)
+    }
+
     fn tenure(&self) -> &Tenure {
         self.wal.tenure()
     }
@@ -184,7 +254,7 @@ impl ShardWriter {
     /// [`Error::InvalidBatch`], also for a row that belongs to another shard, and [`Error::TooLarge`] change nothing.
     /// Errors of the log say in [`Error::outcome`] what is true of the rows.
     pub async fn put(&self, batch: RecordBatch) -> Result<Written> {
-        let checked = self.format.check_put(&batch)?;
+        let checked = self.columns().format.check_put(&batch)?;
         self.indexes.check_rows(&checked)?;
         self.check_shard(&checked)?;
         self.put_checked(checked).await
@@ -192,14 +262,37 @@ impl ShardWriter {
 
     /// Reads that leave a shard out by its value rely on it.
     fn check_shard(&self, batch: &RecordBatch) -> Result<()> {
-        self.router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
+        self.columns().router.as_ref().map_or(Ok(()), |router| router.check(batch, &self.value))
+    }
+
+    /// As [`put`](Self::put), but returns when the rows are queued in memory (at once, if there is room). What it
+    /// returns resolves when they are durable, and may be dropped. They are sent when those of a `put` of this writer
+    /// would be: as soon as a PUT may start, or with `durable: false` within
+    /// [`flush_interval`](fencepost_wal::WalConfig::flush_interval).
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), if the rows could not be queued; nothing of them is written then.
+    pub async fn put_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        let checked = self.columns().format.check_put(&batch)?;
+        self.indexes.check_rows(&checked)?;
+        self.check_shard(&checked)?;
+        self.put_checked_no_wait(checked).await
     }
 
     /// [`put`](Self::put) of rows that were checked, and belong here.
     async fn put_checked(&self, checked: RecordBatch) -> Result<Written> {
+        self.append(self.logged(checked)?).await
+    }
+
+    async fn put_checked_no_wait(&self, checked: RecordBatch) -> Result<Durability> {
+        self.append_no_wait(self.logged(checked)?).await
+    }
+
+    /// Checked rows as they are logged.
+    fn logged(&self, checked: RecordBatch) -> Result<RecordBatch> {
         match &self.memory {
-            Some(_) => self.append(self.format.to_storage(&checked)?).await,
-            None => self.append(checked).await,
+            Some(_) => self.columns().format.to_storage(&checked),
+            None => Ok(checked),
         }
     }
 
@@ -210,28 +303,68 @@ impl ShardWriter {
     /// rows only.
     pub async fn delete(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
-        let keys = self.format.check_keys(&keys)?;
+        let keys = self.columns().format.check_keys(&keys)?;
         self.check_shard(&keys)?;
         self.delete_checked(keys).await
+    }
+
+    /// As [`delete`](Self::delete), but returns when the deletions are queued in memory; see
+    /// [`put_no_wait`](Self::put_no_wait).
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete), if they could not be queued; nothing of them is written then.
+    pub async fn delete_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
+        self.memory("delete")?;
+        let keys = self.columns().format.check_keys(&keys)?;
+        self.check_shard(&keys)?;
+        self.delete_checked_no_wait(keys).await
     }
 
     /// [`delete`](Self::delete) of keys that were checked, and belong here.
     async fn delete_checked(&self, keys: RecordBatch) -> Result<Written> {
         self.memory("delete")?;
-        self.append(self.format.tombstones(&keys)?).await
+        let tombstones = self.columns().format.tombstones(&keys)?;
+        self.append(tombstones).await
+    }
+
+    async fn delete_checked_no_wait(&self, keys: RecordBatch) -> Result<Durability> {
+        self.memory("delete")?;
+        let tombstones = self.columns().format.tombstones(&keys)?;
+        self.append_no_wait(tombstones).await
     }
 
     async fn append(&self, batch: RecordBatch) -> Result<Written> {
-        if batch.num_rows() == 0 {
+        let (rows, started) = (batch.num_rows(), Instant::now());
+        if rows == 0 {
             return Ok(Written::default());
         }
-        match self.durable {
-            true => Ok(Written::in_shard(self.shard.id(), self.wal.append(batch).await?)),
-            false => {
-                drop(self.wal.append_no_wait(batch).await?);
-                Ok(Written::default())
-            }
+        let queued = self.queue(batch).await?;
+        let bytes = queued.bytes();
+        let written = match self.durable {
+            true => Written::in_shard(self.shard.id(), queued.await?),
+            false => Written::default(),
+        };
+        self.puts.record(rows, bytes, started.elapsed());
+        Ok(written)
+    }
+
+    async fn append_no_wait(&self, batch: RecordBatch) -> Result<Durability> {
+        let (rows, started) = (batch.num_rows(), Instant::now());
+        if rows == 0 {
+            return Ok(Durability::of_nothing());
         }
+        let queued = self.queue(batch).await?;
+        self.puts.record(rows, queued.bytes(), started.elapsed());
+        let shard = self.shard.id();
+        Ok(Durability::new(async move { Ok(Written::in_shard(shard, queued.await?)) }))
+    }
+
+    /// I8: gives rows their place in the log with its first poll.
+    async fn queue(&self, batch: RecordBatch) -> Result<Landing> {
+        Ok(match self.durable {
+            true => self.wal.append_urgent(batch).await?,
+            false => self.wal.append_no_wait(batch).await?,
+        })
     }
 
     /// Waits until every row accepted so far is durable and, with a MemTable, in an SSTable. Afterwards R is at the
@@ -265,6 +398,50 @@ impl ShardWriter {
             memory.levels.covered_up_to(position);
         }
         Ok(())
+    }
+
+    /// Freezes the active MemTable, which is then written as an SSTable in the background. Returns its generation, or
+    /// `None` if it has no rows. Its rows are those that are durable by now: rows that are still on their way, of calls
+    /// that were not answered, come into the next MemTable; [`flush`](Self::flush) waits for these, too.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
+    pub fn force_freeze(&self) -> Result<Option<Generation>> {
+        let memory = self.memory("force_freeze")?;
+        self.tenure().check()?;
+        memory.levels.force_freeze()
+    }
+
+    /// Waits until every MemTable that is frozen by now is published as an SSTable. The active one is not waited for,
+    /// and neither are those that are frozen later.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] in WAL-only mode; as [`flush`](Self::flush). Frozen rows are durable in any case.
+    pub async fn wait_for_flush_drain(&self) -> Result<()> {
+        let memory = self.memory("wait_for_flush_drain")?;
+        match memory.levels.newest_frozen() {
+            Some(generation) => memory.flusher.wait_for(generation).await.map_err(Error::about_durable_rows),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops at once, as if the process had died, but tidily: it returns when every task of this writer has ended. Calls
+    /// that wait are answered with [`Aborted`](fencepost_wal::Error::Aborted): "not written" if nothing of their rows
+    /// was sent, "unknown" otherwise; later calls fail too. Nothing that was acknowledged is lost: the next writer
+    /// replays it. Nothing is written by this call, so the next writer finds no clean close.
+    pub async fn abort(&self) {
+        self.wal.abort().await;
+        if let Some(memory) = &self.memory {
+            // I5: a flush that is stopped anywhere is like a crash there; R moves with a publish or not at all.
+            memory.task.stop();
+            memory.indexing.stop();
+            memory.task.ended().await;
+            memory.indexing.ended().await;
+            memory.flusher.ended();
+        }
+        if let Some(gc) = &self.gc {
+            gc.ended().await;
+        }
     }
 
     /// Pins this shard as this writer knows it, while it goes on writing: every row that was accepted before the call is in. With scope
@@ -322,12 +499,20 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::NotSupported`] in WAL-only mode; the error that stopped the writer, if one did.
     pub async fn scan(&self) -> Result<SendableRecordBatchStream> {
+        let (base, columns, view) = self.moment().await?;
+        Snapshot::of_shard(base, columns.format.clone(), &self.cache, view).scan()
+    }
+
+    /// What this writer has on top of a base version, and the columns that it knows.
+    async fn moment(&self) -> Result<(BaseTable, Arc<Columns>, ShardView)> {
         // Section 9: the base first, so that what was merged is left out.
-        let base = self.base.refreshed().await?;
-        reshard::check_layout(&self.base, &base, self.shard.id()).await?;
+        let columns = self.columns();
+        let base = columns.base.refreshed().await?;
+        reshard::check_layout(&columns.base, &base, self.shard.id()).await?;
+        evolution::added_columns(&columns.base, &base)?;
         let view = self.view()?;
         self.confirm_on(&base).await?;
-        Snapshot::of_shard(base, self.format.clone(), &self.cache, view).scan()
+        Ok((base, columns, view))
     }
 
     /// The error that fenced this writer, if one did and it knows.
@@ -357,11 +542,8 @@ impl ShardWriter {
     /// # Errors
     /// As [`scan`](Self::scan).
     pub async fn snapshot(&self) -> Result<TableSnapshot> {
-        let base = self.base.refreshed().await?;
-        reshard::check_layout(&self.base, &base, self.shard.id()).await?;
-        let view = self.view()?;
-        self.confirm_on(&base).await?;
-        Ok(TableSnapshot::new(Snapshot::of_table(base, self.format.clone(), &self.cache, vec![view])))
+        let (base, columns, view) = self.moment().await?;
+        Ok(TableSnapshot::new(Snapshot::of_table(base, columns.format.clone(), &self.cache, vec![view])))
     }
 
     /// Brings the secondary indexes up to every row that was acknowledged before the call. Nobody has to: searches look at
@@ -405,10 +587,16 @@ impl ShardWriter {
 
     /// Counters of this writer.
     pub fn stats(&self) -> WriterStats {
-        let progress = self.memory.as_ref().map(|m| m.flusher.progress.borrow().clone()).unwrap_or_default();
         let mut wal = self.wal.stats();
         wal.gc = self.gc.as_ref().map(BackgroundGc::stats).unwrap_or_default();
-        WriterStats::new(wal, progress)
+        let stats = WriterStats::of_log(wal, self.puts.stats());
+        match &self.memory {
+            Some(Memory { levels, flusher, .. }) => {
+                let progress = flusher.progress.borrow().clone();
+                stats.with_memtable(levels.updates.stats(), flusher.flushes.stats(), progress)
+            }
+            None => stats,
+        }
     }
 
     /// Sizes of the MemTables.
@@ -424,6 +612,11 @@ impl ShardWriter {
             Error::NotSupported(format!("{what} needs a MemTable, and this writer was opened in WAL-only mode"))
         })
     }
+}
+
+/// Makes SSTables that go with a base table.
+fn lance_writer(base: &BaseTable, indexes: &IndexSet) -> Arc<dyn SsTableWriter> {
+    Arc::new(LanceWriter { base: base.clone(), indexes: indexes.clone() })
 }
 
 /// What the collector of a shard asks before each run.
@@ -447,6 +640,7 @@ impl Memory {
         let manifest = tenure.manifest().await;
         let levels = Arc::new(Levels::new(
             format.clone(),
+            sstables,
             config.clone(),
             indexes.clone(),
             manifest.current_generation,
@@ -456,16 +650,16 @@ impl Memory {
         let feed = Feed { levels: Arc::clone(&levels) };
         let wal = Arc::new(WalWriter::start(tenure.clone(), Arc::clone(&format.storage), wal, feed)?);
         let flusher = Arc::new(Flusher {
-            sstables,
             tenure: tenure.clone(),
             levels: Arc::clone(&levels),
             config,
             progress: watch::Sender::new(Progress::default()),
+            flushes: Meter::default(),
         });
         replay_into(&levels, &flusher, &wal, replay).await?;
         levels.caught_up_to(tenure.sentinel());
-        let task = tokio::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
-        let indexing = tokio::spawn(indexing::run(Arc::clone(&levels), tenure, Arc::clone(&wal)));
+        let task = BackgroundTask::spawn(Arc::clone(&flusher).run(Arc::clone(&wal)));
+        let indexing = BackgroundTask::spawn(indexing::run(Arc::clone(&levels), tenure, Arc::clone(&wal)));
         Ok((wal, Self { levels, flusher, task, indexing }))
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, ShardId};
+use fencepost_wal::{Error as WalError, Outcome, ShardId};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
 
@@ -19,7 +19,8 @@ use crate::shards::{self, SHARDS_AT_ONCE, TableShard};
 /// The open shards of a table, each the only one for its value.
 #[derive(Debug)]
 pub(crate) struct OpenShards {
-    base: BaseTable,
+    /// The version of the base table that shards are opened with.
+    base: RwLock<BaseTable>,
     cache: Arc<SsTableCache>,
     config: WriterConfig,
     state: RwLock<State>,
@@ -33,6 +34,8 @@ struct State {
     /// Values whose shard somebody else took over while it was opened here. It is not opened again: two processes
     /// that do would fence each other for ever.
     fenced: HashMap<ShardValue, WalError>,
+    /// The table's writer was aborted.
+    aborted: bool,
 }
 
 impl OpenShards {
@@ -41,45 +44,60 @@ impl OpenShards {
         // Before anybody is fenced.
         config.validate()?;
         let found = shards::for_writing(&base, shards::discover(&base).await?)?;
-        let shards = Self { base, cache, config, state: RwLock::default() };
+        let shards = Self { base: RwLock::new(base), cache, config, state: RwLock::default() };
         shards.check_limit(found.len())?;
         let opened = stream::iter(found).map(|shard| {
             let shards = &shards;
             async move { Ok::<_, Error>((shards.open_one(&shard).await?, shard.value)) }
         });
         let opened: Vec<_> = opened.buffered(SHARDS_AT_ONCE).try_collect().await?;
-        opened.into_iter().for_each(|(writer, value)| shards.insert(value, writer));
+        opened.into_iter().try_for_each(|(writer, value)| shards.insert(value, writer))?;
         Ok(shards)
     }
 
+    /// Shards are opened with this version of the base table from now on.
+    pub(super) fn open_at(&self, base: BaseTable) {
+        *self.base.write() = base;
+    }
+
+    fn base(&self) -> BaseTable {
+        self.base.read().clone()
+    }
+
     async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
-        let make = || shards::make(&self.base, shard.id, &shard.value);
+        let base = self.base();
+        let make = || shards::make(&base, shard.id, &shard.value);
         let open = || {
-            let place = self.base.shard(shard.id);
-            ShardWriter::open(self.base.clone(), Arc::clone(&self.cache), place, self.config.clone())
+            let place = base.shard(shard.id);
+            ShardWriter::open(base.clone(), Arc::clone(&self.cache), place, self.config.clone())
         };
         if !shard.made {
             make().await?;
             // The table may have been deleted since it was last looked at: a deletion finds the shard that was made before, and this finds a
             // deletion that did not.
-            self.base.refreshed().await?;
+            base.refreshed().await?;
         }
         match open().await {
             // A folder is all that its creator came to make.
             Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
                 make().await?;
-                self.base.refreshed().await?;
+                base.refreshed().await?;
                 open().await
             }
             opened => opened,
         }
     }
 
-    fn insert(&self, value: ShardValue, writer: ShardWriter) {
+    /// Takes a writer in, unless the table's writer was aborted while it was opened: it is dropped then.
+    fn insert(&self, value: ShardValue, writer: ShardWriter) -> Result<()> {
         let mut state = self.state.write();
+        if state.aborted {
+            return Err(aborted(writer.shard_id()));
+        }
         let number = state.writers.len();
         state.writers.push(Arc::new(writer));
         state.by_value.insert(value, number);
+        Ok(())
     }
 
     fn check_limit(&self, shards: usize) -> Result<()> {
@@ -93,6 +111,13 @@ impl OpenShards {
                 limit,
             }),
         }
+    }
+
+    /// Opens no shard any more. Returns those that are open.
+    pub(super) fn stop_opening(&self) -> Vec<Arc<ShardWriter>> {
+        let mut state = self.state.write();
+        state.aborted = true;
+        state.writers.clone()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<ShardWriter>> {
@@ -132,9 +157,14 @@ impl OpenShards {
         self.check_limit(open.len() + missing.len())?;
         // Whoever lost a shard was replaced: it does not go on with the values that nobody has written yet.
         let lost = open.iter().find_map(|shard| shard.fenced());
+        let base = self.base();
         let shard = |value: &&ShardValue| {
-            let id = self.base.derived_id(value)?;
-            match lost.as_ref().or(self.state.read().fenced.get(value)) {
+            let id = base.derived_id(value)?;
+            let state = self.state.read();
+            if state.aborted {
+                return Err(not_opened(id, value, aborted(id)));
+            }
+            match lost.as_ref().or(state.fenced.get(value)) {
                 Some(error) => Err(not_opened(id, value, error.clone().into())),
                 None => Ok(TableShard { id, value: (*value).clone(), made: false }),
             }
@@ -144,8 +174,8 @@ impl OpenShards {
         let mut opened = opened.buffered(SHARDS_AT_ONCE);
         let mut failed = None;
         while let Some((result, TableShard { id, value, .. })) = opened.next().await {
-            match result {
-                Ok(writer) => self.insert(value, writer),
+            match result.and_then(|writer| self.insert(value.clone(), writer)) {
+                Ok(()) => {}
                 Err(error) => {
                     if let Error::Wal(fenced @ WalError::Fenced { .. }) = &error {
                         self.state.write().fenced.insert(value.clone(), fenced.clone());
@@ -156,6 +186,10 @@ impl OpenShards {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+fn aborted(shard: ShardId) -> Error {
+    WalError::Aborted { shard, outcome: Outcome::NotWritten }.into()
 }
 
 fn not_opened(shard: ShardId, value: &ShardValue, error: Error) -> Error {

@@ -5,9 +5,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 use super::{BaseProgress, GcOptions, collect};
+use crate::background::BackgroundTask;
 use crate::error::{Error, Result};
 use crate::ids::ManifestVersion;
 use crate::tenure::Tenure;
@@ -61,7 +60,7 @@ pub struct GcStats {
 /// The collector of a writer's shard. Dropping it stops it where it stands, which is harmless.
 #[derive(Debug)]
 pub struct BackgroundGc {
-    task: JoinHandle<()>,
+    task: BackgroundTask,
     stats: GcCounters,
 }
 
@@ -76,7 +75,7 @@ impl BackgroundGc {
         F: Future<Output = Result<BaseProgress, String>> + Send + 'static,
     {
         let stats = GcCounters::default();
-        let task = tokio::spawn(run(tenure, config, base, Arc::clone(&stats)));
+        let task = BackgroundTask::spawn(run(tenure, config, base, Arc::clone(&stats)));
         Self { task, stats }
     }
 
@@ -84,11 +83,11 @@ impl BackgroundGc {
     pub fn stats(&self) -> GcStats {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-impl Drop for BackgroundGc {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Stops it where it stands and waits until it has ended.
+    pub async fn ended(&self) {
+        self.task.stop();
+        self.task.ended().await;
     }
 }
 

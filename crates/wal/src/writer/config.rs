@@ -1,7 +1,9 @@
 //! How a writer groups, limits and sends appends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Admission;
 use crate::error::{Error, Result};
 use crate::gc::GcConfig;
 
@@ -51,6 +53,10 @@ pub struct WalConfig {
     /// minutes. A writer that is started from a [`Tenure`](crate::Tenure) by [`start`](crate::WalWriter::start) leaves it
     /// to its caller.
     pub gc: Option<GcConfig>,
+    /// While an append waits for memory, a warning is logged each time that this much has passed. Default 30 s.
+    pub backpressure_log_interval: Duration,
+    /// Who is asked before an append is queued; `None`, the default: nobody.
+    pub admission: Option<Arc<dyn Admission>>,
 }
 
 impl Default for WalConfig {
@@ -63,6 +69,8 @@ impl Default for WalConfig {
             max_in_flight: 4,
             max_puts_per_second: None,
             gc: Some(GcConfig::default()),
+            backpressure_log_interval: Duration::from_secs(30),
+            admission: None,
         }
     }
 }
@@ -85,6 +93,9 @@ impl WalConfig {
         }
         if self.flush_interval.is_zero() {
             return invalid("flush_interval is zero; use a positive time".into());
+        }
+        if self.backpressure_log_interval.is_zero() {
+            return invalid("backpressure_log_interval is zero; use a positive time".into());
         }
         if self.linger > self.flush_interval {
             return invalid(format!(

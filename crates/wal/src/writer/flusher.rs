@@ -34,8 +34,16 @@ struct Entry {
     batches: Vec<RecordBatch>,
     held: Held,
     waiters: Vec<Answered>,
+    /// When its rows were taken from the queue.
+    taken: Instant,
     sent: Instant,
     landed: bool,
+}
+
+impl Entry {
+    fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
 }
 
 /// Somebody who is answered when an entry is acknowledged.
@@ -189,7 +197,7 @@ impl Flusher {
     }
 
     /// Gives a group the next position and starts its PUT.
-    fn send(&mut self, Ready { items, batches, bytes }: Ready) -> Result<()> {
+    fn send(&mut self, Ready { items, batches, bytes, taken }: Ready) -> Result<()> {
         let number = self.number;
         self.number += 1;
         let mut entry = Entry {
@@ -199,6 +207,7 @@ impl Flusher {
             batches,
             held: Held::default(),
             waiters: Vec::new(),
+            taken,
             sent: Instant::now(),
             landed: false,
         };
@@ -241,10 +250,9 @@ impl Flusher {
             if is_on(Mutant::AcknowledgeOutOfOrder) {
                 entry.waiters.drain(..).for_each(|a| drop(a.waiter.send(Ok(position))));
             }
-            add(&self.queue.counters.entries, 1usize);
-            add(&self.queue.counters.entry_bytes, entry.bytes.len());
-            add(&self.queue.counters.put_micros, entry.sent.elapsed().as_micros());
-            self.spacing.took(entry.sent.elapsed());
+            let took = entry.sent.elapsed();
+            self.queue.counters.io.record(entry.rows(), entry.bytes.len(), took);
+            self.spacing.took(took);
             return self.acknowledge();
         }
         // A dead position, in the serial zone: this entry is the only one in flight, and takes the next position
@@ -265,6 +273,7 @@ impl Flusher {
                 return Ok(());
             };
             self.tenure.acknowledge(entry.position);
+            self.queue.counters.flush.record(entry.rows(), entry.bytes.len(), entry.taken.elapsed());
             let batches = entry.batches.len();
             let taken = self.sink.landed(entry.position, entry.batches, entry.held);
             // After the sink has them, so that a reader of both never misses them.
@@ -339,7 +348,7 @@ struct Failure {
 impl Failure {
     fn answer(&self, tenure: &Tenure, outcome: Outcome) -> Error {
         match &self.error {
-            Error::Fenced { .. } | Error::Poisoned { .. } => self.error.with_outcome(outcome),
+            Error::Fenced { .. } | Error::Poisoned { .. } | Error::Aborted { .. } => self.error.with_outcome(outcome),
             error if error.outcome() == outcome => error.clone(),
             error => Error::Poisoned { shard: tenure.shard().id(), reason: error.to_string(), outcome },
         }

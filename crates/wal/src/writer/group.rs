@@ -1,10 +1,13 @@
 //! Making an entry of what is first in the queue. The rows are encoded in a task of their own, so that the writer's
 //! task goes on taking answers; the entry's position is not part of its bytes and is given to it when it is sent.
 
+use std::sync::Arc;
+
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::queue::{Item, Queue};
 use crate::entry::{WriterIdentity, encode_rows};
@@ -14,6 +17,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Group {
     items: Vec<Item>,
+    taken: Instant,
     encoding: Encoding,
 }
 
@@ -35,13 +39,16 @@ pub(super) struct Ready {
     pub(super) items: Vec<Item>,
     pub(super) batches: Vec<RecordBatch>,
     pub(super) bytes: Bytes,
+    /// When the items were taken from the queue.
+    pub(super) taken: Instant,
 }
 
 impl Group {
-    /// Takes the next group and starts to encode it.
+    /// Takes the next group and starts to encode it. An entry has one schema: where the columns change, a group ends.
     pub(super) fn take(queue: &Queue) -> Self {
         let limit = queue.config.max_buffer_bytes;
         let mut items: Vec<Item> = Vec::new();
+        let mut columns = None;
         {
             let mut waiting = queue.waiting();
             let mut taken = 0;
@@ -49,14 +56,21 @@ impl Group {
                 if taken > 0 && taken + item.bytes > limit {
                     break;
                 }
+                if let (Some(these), Some(others)) = (&columns, &item.columns)
+                    && !Arc::ptr_eq(these, others)
+                {
+                    break;
+                }
+                columns = columns.or_else(|| item.columns.clone());
                 taken += item.bytes;
                 items.extend(waiting.take());
             }
         }
         let batches = batches_of(&items);
-        let (schema, writer) = (queue.schema.clone(), *queue.tenure.identity());
+        let columns = columns.unwrap_or_else(|| queue.newest_columns());
+        let (schema, writer) = (Arc::clone(&columns.schema), *queue.tenure.identity());
         let encoding = tokio::spawn(async move { encode(&schema, &batches, &writer, limit) });
-        Self { items, encoding: Encoding::Running(encoding) }
+        Self { items, taken: Instant::now(), encoding: Encoding::Running(encoding) }
     }
 
     /// Waits until the group is encoded. Dropping the future loses nothing.
@@ -76,7 +90,7 @@ impl Group {
         match self.encoding {
             Encoding::Done(Ok(Encoded { batches: keep, bytes })) => {
                 give_back(queue, &mut self.items, keep);
-                Ok(Ready { batches: batches_of(&self.items), items: self.items, bytes })
+                Ok(Ready { batches: batches_of(&self.items), items: self.items, bytes, taken: self.taken })
             }
             Encoding::Done(Err(error)) => {
                 give_back(queue, &mut self.items, 0);
@@ -137,7 +151,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::collections::HashMap;
-    use std::sync::Arc;
 
     use arrow_array::{ArrayRef, StringViewArray};
 

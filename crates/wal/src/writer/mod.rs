@@ -2,6 +2,7 @@
 //! memory is bounded by one budget. It owns the queue and the task that empties it; the log's rules are in
 //! `tenure` and `slot`.
 
+mod admission;
 mod config;
 mod flusher;
 mod group;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
+use crate::background::BackgroundTask;
 use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::entry::check_schema;
 use crate::error::{Error, Outcome, Result};
@@ -28,6 +29,7 @@ use crate::shard::Shard;
 use crate::stats::WalStats;
 use crate::tenure::Tenure;
 
+pub use admission::{Admission, Admitted, AppendRequest};
 pub use config::WalConfig;
 use flusher::Flusher;
 pub use queue::Held;
@@ -60,7 +62,7 @@ impl Landed for WalOnly {
 pub struct WalWriter {
     tenure: Tenure,
     queue: Arc<Queue>,
-    task: JoinHandle<()>,
+    task: BackgroundTask,
     gc: Option<BackgroundGc>,
 }
 
@@ -98,7 +100,7 @@ impl WalWriter {
         check_schema(&schema)?;
         let queue = Arc::new(Queue::new(tenure.clone(), schema, config)?);
         let flusher = Flusher::new(tenure.clone(), Arc::clone(&queue), Box::new(sink))?;
-        let task = tokio::spawn(flusher.run());
+        let task = BackgroundTask::spawn(flusher.run());
         Ok(Self { tenure, queue, task, gc: None })
     }
 
@@ -181,6 +183,29 @@ impl WalWriter {
         WalStats { gc, ..self.queue.stats() }
     }
 
+    /// Lets appends have these columns, too. Those with columns that were allowed before stay welcome: what was made
+    /// ready before this call may be appended after it. An entry has rows of one schema.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a column of a type that cannot be logged.
+    pub fn add_columns(&self, schema: SchemaRef) -> Result<()> {
+        check_schema(&schema)?;
+        self.queue.add_columns(schema)
+    }
+
+    /// Stops at once, as if the process had died, and returns when the tasks of this writer have ended. Appends that wait
+    /// are answered with [`Error::Aborted`]: "not written" if nothing of them was sent, "unknown" otherwise. What was
+    /// acknowledged is in the log, and the next writer replays it. Nothing is written by this call.
+    pub async fn abort(&self) {
+        let shard = self.tenure.shard().id();
+        // I1: nothing is acknowledged from here on that has not landed in order before.
+        self.tenure.stop(Error::Aborted { shard, outcome: Outcome::NotWritten });
+        self.task.ended().await;
+        if let Some(gc) = &self.gc {
+            gc.ended().await;
+        }
+    }
+
     /// Refuses new appends, waits until the accepted ones are durable, and ends the tenure cleanly. R stays where
     /// it is.
     ///
@@ -205,7 +230,7 @@ impl WalWriter {
 
 impl Drop for WalWriter {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.stop();
         self.queue.close();
     }
 }
@@ -215,6 +240,14 @@ impl Drop for WalWriter {
 pub struct Durability {
     answer: oneshot::Receiver<Result<Position>>,
     dropped: Error,
+    bytes: usize,
+}
+
+impl Durability {
+    /// Bytes of the append in memory, by the same estimate as `max_unflushed_bytes`.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Future for Durability {

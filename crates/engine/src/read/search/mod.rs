@@ -23,12 +23,14 @@ use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::{ColumnarValue, Expr};
 use datafusion::physical_expr::PhysicalExpr;
 use lance::Dataset;
+use lance::dataset::scanner::Scanner;
 use lance_core::ROW_ADDR;
 
 use super::source::{Place, Source, Visibility};
 use super::{Request, Snapshot};
 use crate::error::{Error, Result};
 use crate::index::{self, IndexConfig};
+use crate::lance_store::quoted;
 
 pub(crate) use self::hybrid::answer as hybrid_answer;
 pub use self::query::{HybridQuery, TextQuery, VectorQuery};
@@ -119,6 +121,32 @@ impl Search {
     /// The dataset of a source; `None` for a MemTable.
     async fn dataset(&self, source: &Source) -> Result<Option<Dataset>> {
         dataset_of(&self.snapshot, source).await
+    }
+
+    /// A scanner of a dataset's rows with what decides about them, as far as the dataset has it: columns that were added to the
+    /// table later are null. `None`: it does not have `column`, so it has nothing to find.
+    fn scanner(
+        &self,
+        source: &Source,
+        dataset: &Dataset,
+        visibility: &Visibility,
+        column: &str,
+    ) -> Result<Option<Scanner>> {
+        let columns = source.columns_there(&self.snapshot, dataset, visibility.columns())?;
+        let is_there = |name: &str| dataset.schema().fields.iter().any(|field| field.name == name);
+        if !is_there(column) {
+            return Ok(None);
+        }
+        let mut scanner = dataset.scan();
+        let columns = columns.iter().map(|name| (name, quoted(name))).collect::<Vec<_>>();
+        let projected = scanner.project_with_transform(&columns).map(drop);
+        projected.map_err(Error::lance(format!("searching {}", dataset.uri())))?;
+        scanner.with_row_address().prefilter(true);
+        let filter = self.request.filter().filter(|filter| filter.column_refs().iter().all(|c| is_there(&c.name)));
+        if let Some(filter) = filter {
+            scanner.filter_expr(filter.clone());
+        }
+        Ok(Some(scanner))
     }
 
     /// The answer's columns of the best rows, and their score.

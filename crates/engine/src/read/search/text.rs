@@ -27,7 +27,6 @@ use super::top_k::{Best, TopK};
 use super::{SOURCES_AT_ONCE, Search, TextQuery, index_on, no_column, numbered};
 use crate::error::{Error, Result};
 use crate::index::{FullTextConfig, IndexConfig, IndexKind};
-use crate::lance_store::quoted;
 use crate::memtable::{MemTableSnapshot, count_words, query_words, text_at};
 use crate::read::Snapshot;
 use crate::read::source::{Place, Source, Visibility};
@@ -263,7 +262,7 @@ impl<'a> Match<'a> {
         scored: &[(u32, f32)],
         best: &mut TopK,
     ) -> Result<()> {
-        let columns = memtable.columns_named(visibility.columns())?;
+        let columns = memtable.columns_named(visibility.columns());
         let by_row: HashMap<u64, f32> = scored.iter().map(|(row, score)| (u64::from(*row), *score)).collect();
         for chunk in scored.chunks(CHUNK_ROWS) {
             if best.len() >= self.query.k {
@@ -289,10 +288,10 @@ impl<'a> Match<'a> {
     ) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + 's> {
         let rows = match (source.place(), search.dataset(source).await?) {
             (Place::MemTable(memtable), _) => {
-                let live = memtable.live_from(0, &memtable.columns_named(visibility.columns())?)?;
+                let live = memtable.live_from(0, &memtable.columns_named(visibility.columns()))?;
                 stream::iter(live).map(|(batch, rows)| numbered(&batch, &rows)).boxed()
             }
-            (_, Some(dataset)) => self.scan(search, &dataset, visibility, matching).await?,
+            (_, Some(dataset)) => self.scan(search, source, &dataset, visibility, matching).await?,
             (_, None) => stream::empty().boxed(),
         };
         Ok(rows.and_then(move |batch| std::future::ready(search.shown(visibility, &batch))))
@@ -301,6 +300,7 @@ impl<'a> Match<'a> {
     async fn scan(
         &self,
         search: &Search,
+        source: &Source,
         dataset: &Dataset,
         visibility: &Visibility,
         matching: Option<Operator>,
@@ -310,13 +310,9 @@ impl<'a> Match<'a> {
             let place = place.clone();
             move || Error::lance(format!("searching texts of {place}"))
         };
-        let mut scanner = dataset.scan();
-        let columns = visibility.columns().iter().map(|name| (name, quoted(name))).collect::<Vec<_>>();
-        scanner.project_with_transform(&columns).map_err(failed())?;
-        scanner.with_row_address().prefilter(true);
-        if let Some(filter) = search.request.filter() {
-            scanner.filter_expr(filter.clone());
-        }
+        let Some(mut scanner) = search.scanner(source, dataset, visibility, &self.query.column)? else {
+            return Ok(stream::empty().boxed());
+        };
         let same = |index: &IndexConfig| matches!(&index.kind, IndexKind::FullText(config) if *config == self.config);
         if let Some(operator) = matching
             && index_on(dataset, &self.query.column, same).await?.is_some()
@@ -365,7 +361,7 @@ impl Counts {
 /// The numbers of a MemTable's rows that the search sees.
 fn visible_rows(search: &Search, memtable: &MemTableSnapshot, visibility: &Visibility) -> Result<RoaringBitmap> {
     let mut visible = RoaringBitmap::new();
-    for (batch, rows) in memtable.live_from(0, &memtable.columns_named(visibility.columns())?)? {
+    for (batch, rows) in memtable.live_from(0, &memtable.columns_named(visibility.columns()))? {
         let shown = search.shown(visibility, &numbered(&batch, &rows)?)?;
         visible.extend(row_numbers(&shown).into_iter().filter_map(|row| u32::try_from(row).ok()));
     }

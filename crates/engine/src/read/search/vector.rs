@@ -105,13 +105,13 @@ impl<'a> Nearest<'a> {
         let visibility = self.search.visibility(&source).await?;
         match (source.place(), self.search.dataset(&source).await?) {
             (Place::MemTable(memtable), _) => self.in_memtable(number, memtable, &visibility),
-            (_, Some(dataset)) => self.in_dataset(number, &dataset, &visibility).await,
+            (_, Some(dataset)) => self.in_dataset(number, &source, &dataset, &visibility).await,
             (_, None) => Ok(self.empty()),
         }
     }
 
     fn in_memtable(&self, number: u32, memtable: &MemTableSnapshot, visibility: &Visibility) -> Result<TopK> {
-        let columns = memtable.columns_named(visibility.columns())?;
+        let columns = memtable.columns_named(visibility.columns());
         if !self.query.exact
             && let Some(best) = self.by_graph(number, memtable, visibility, &columns)?
         {
@@ -199,14 +199,20 @@ impl<'a> Nearest<'a> {
         Ok(distances.as_ref().clone())
     }
 
-    async fn in_dataset(&self, number: u32, dataset: &Dataset, visibility: &Visibility) -> Result<TopK> {
+    async fn in_dataset(
+        &self,
+        number: u32,
+        source: &Source,
+        dataset: &Dataset,
+        visibility: &Visibility,
+    ) -> Result<TopK> {
         let rows = dataset.count_rows(None).await.map_err(self.failed(dataset))?;
         let same = |index: &crate::index::IndexConfig| matches!(&index.kind, IndexKind::Vector(config) if config.metric == self.metric);
         let mut by_index = !self.query.exact && index_on(dataset, &self.query.column, same).await?.is_some();
         let mut wanted = self.query.k.saturating_mul(2).saturating_add(SPARE);
         loop {
             let mut best = self.empty();
-            let candidates = self.candidates(dataset, visibility, wanted, by_index).await?;
+            let candidates = self.candidates(source, dataset, visibility, wanted, by_index).await?;
             let mut found = 0;
             for batch in &candidates {
                 found += batch.num_rows();
@@ -225,6 +231,7 @@ impl<'a> Nearest<'a> {
     /// The nearest rows of a dataset, hidden and deleted ones among them.
     async fn candidates(
         &self,
+        source: &Source,
         dataset: &Dataset,
         visibility: &Visibility,
         count: usize,
@@ -237,18 +244,14 @@ impl<'a> Nearest<'a> {
             }
             _ => Arc::new(self.vector.clone()) as ArrayRef,
         };
-        let mut scanner = dataset.scan();
-        let columns = visibility.columns().iter().map(|name| (name, quoted(name))).collect::<Vec<_>>();
-        scanner.project_with_transform(&columns).map_err(failed())?;
-        scanner.with_row_address();
+        let Some(mut scanner) = self.search.scanner(source, dataset, visibility, &self.query.column)? else {
+            return Ok(vec![]);
+        };
         scanner.nearest(&quoted(&self.query.column), query.as_ref(), count).map_err(failed())?;
-        scanner.distance_metric(self.metric.to_lance()).use_index(by_index).prefilter(true);
+        scanner.distance_metric(self.metric.to_lance()).use_index(by_index);
         scanner.ef(self.query.effort.unwrap_or(MIN_EFFORT).max(count.saturating_mul(2)));
         if let Some(partitions) = self.query.partitions {
             scanner.nprobes(partitions);
-        }
-        if let Some(filter) = self.search.request.filter() {
-            scanner.filter_expr(filter.clone());
         }
         let stream = scanner.try_into_stream().await.map_err(failed())?;
         stream.try_collect().await.map_err(failed())
