@@ -30,7 +30,7 @@ use predicate::Candidates;
 pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;
 pub(crate) use source::{Request, Source};
-pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage, take_entry};
+pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, take_entry};
 use wanted::WantedKeys;
 
 /// Bloom filters that are loaded at once.

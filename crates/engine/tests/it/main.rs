@@ -12,6 +12,7 @@ mod clones;
 mod clones_wal_store;
 mod create;
 mod every_type;
+mod follower;
 mod foreign;
 mod gc;
 mod golden;
