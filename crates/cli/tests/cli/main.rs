@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod exit_codes;
 mod flights;
+mod follow;
 mod foreign;
 mod gc;
 mod pipes;

@@ -10,10 +10,9 @@ pub fn is_collected(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let in_store = matches!(error.downcast_ref::<StoreError>(), Some(StoreError::NotFound { .. }));
-        let in_lance = matches!(
-            error.downcast_ref::<lance::Error>(),
-            Some(lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. })
-        );
+        // A shared one hides the error that it shares from who asks for its source.
+        let in_lance = error.downcast_ref::<lance::Error>().map(lance::Error::find_root);
+        let in_lance = matches!(in_lance, Some(lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. }));
         if in_store || in_lance {
             return true;
         }
