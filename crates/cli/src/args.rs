@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fencepost::Written;
 
 pub(crate) use self::checkpoints::{
     CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, CloneArgs,
@@ -81,6 +82,8 @@ pub(crate) enum Verb {
     Split(ReshardArgs),
     /// Give it fewer buckets again
     Join(ReshardArgs),
+    /// Keep up with a table: print its number of rows, or what a query answers, whenever something changes
+    Follow(FollowArgs),
     /// Print one line per entry of the write-ahead log
     Tail(TailArgs),
     /// Print the state of every shard and of the base table as JSON; a shard that Lance wrote to is unadopted until
@@ -263,6 +266,29 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FollowArgs {
+    #[command(flatten)]
+    pub(crate) table: TableArgs,
+    /// Run this query on every change; the table is called `t`. Without it the rows are counted
+    #[arg(long, value_name = "SQL")]
+    pub(crate) sql: Option<String>,
+    /// The longest pause between two looks at the store (200ms, 5s, 1m); they are more frequent while something changes
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Stop when it has everything up to this position of the log of a shard (repeatable): read your writes
+    #[arg(long, value_name = "SHARD:POSITION", value_parser = written)]
+    pub(crate) until_position: Vec<Written>,
+    /// Stop after this many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) changes: Option<u64>,
+    /// Bytes of the logs' rows that are held in memory; beyond that it waits for a flush [default: 1 GiB]
+    #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
+    pub(crate) max_bytes: Option<usize>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct TailArgs {
     #[command(flatten)]
     pub(crate) table: TableArgs,
@@ -429,6 +455,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "that is longer than time lasts".to_string())
 }
 
+/// As [`duration`], and milliseconds: `200ms`; not 0.
+fn interval(text: &str) -> Result<Duration, String> {
+    let parsed = match text.strip_suffix("ms").map(str::parse) {
+        Some(Ok(millis)) => Duration::from_millis(millis),
+        Some(Err(_)) => return Err("expected a number in front of the unit, as in 200ms".to_string()),
+        None => duration(text)?,
+    };
+    match parsed.is_zero() {
+        true => Err("a pause of nothing would never end asking; use 1ms or more".to_string()),
+        false => Ok(parsed),
+    }
+}
+
+fn written(text: &str) -> Result<Written, String> {
+    text.parse().map_err(|e: fencepost::Error| e.to_string())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number of 1 or more".to_string())
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
@@ -461,6 +508,16 @@ mod tests {
         }
         for text in ["", "5", "h", "-1h", "1.5h", "1 h", "1w", "99999999999999999999d", "9999999999999999999h"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn intervals_go_down_to_milliseconds() {
+        for (text, millis) in [("1ms", 1), ("200ms", 200), ("5s", 5000), ("1m", 60_000)] {
+            assert_eq!(interval(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["0", "0ms", "ms", "1.5s", "-1ms", "5"] {
+            assert!(interval(text).is_err(), "{text}");
         }
     }
 

@@ -224,6 +224,7 @@ fn judge_engine(error: &fencepost::Error) -> (Exit, Option<&'static str>) {
                 Some("run the command again: on a table with a primary key the rows that were written are not doubled"),
             ),
         },
+        E::FollowerEnded { source, .. } | E::NotRefreshed { source, .. } => judge_engine(source),
         E::Lance { source, .. } if is_store_error(source.as_ref()) => (Exit::Store, Some(STORE_HELP)),
         _ => (Exit::Failure, None),
     }

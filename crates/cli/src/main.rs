@@ -51,6 +51,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Delete(args) => verbs::clone::delete(args).await,
         Verb::Split(args) => verbs::reshard::run(args, Direction::Split).await,
         Verb::Join(args) => verbs::reshard::run(args, Direction::Join).await,
+        Verb::Follow(args) => verbs::follow::run(args).await,
         Verb::Tail(args) => verbs::tail::run(args).await,
         Verb::Inspect(args) => verbs::inspect::run(args).await,
         Verb::Flush(args) => verbs::flush::run(args).await,

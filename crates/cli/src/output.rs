@@ -96,6 +96,17 @@ pub(crate) trait RowSink {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
+/// The rows of a result as one JSON array.
+pub(crate) fn json_rows(batches: &[RecordBatch]) -> Result<Value> {
+    let mut writer: arrow_json::Writer<_, JsonArray> = WriterBuilder::new().with_explicit_nulls(true).build(Vec::new());
+    for batch in batches {
+        writer.write(batch).map_err(json_error)?;
+    }
+    writer.finish().map_err(json_error)?;
+    serde_json::from_slice(&writer.into_inner())
+        .map_err(|e| CliError::failure(format!("cannot print the result as JSON: {e}")))
+}
+
 /// A sink to stdout.
 pub(crate) fn rows(output: Output, schema: SchemaRef) -> Box<dyn RowSink> {
     match output {

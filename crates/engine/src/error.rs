@@ -166,6 +166,46 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A follower has not come to the rows that somebody waits for.
+    #[error(
+        "the follower of {url} has not seen position {position} of shard {shard} within {waited:?}: {}{why}; wait longer, \
+         or see its state", stands(.reached)
+    )]
+    NotReached {
+        /// The table.
+        url: String,
+        /// The shard.
+        shard: fencepost_wal::ShardId,
+        /// The position in its log that was waited for.
+        position: Position,
+        /// How far the follower has come; `None`: it knows no such shard.
+        reached: Option<Position>,
+        /// How long it was waited.
+        waited: std::time::Duration,
+        /// Why it came no further, if that is known.
+        why: String,
+    },
+
+    /// A follower could not bring itself up to date. It has the state of before, and goes on asking.
+    #[error("the follower of {url} could not be brought up to date: {source}")]
+    NotRefreshed {
+        /// The table.
+        url: String,
+        /// What failed.
+        #[source]
+        source: std::sync::Arc<Error>,
+    },
+
+    /// A follower's table is gone.
+    #[error("the follower of {url} has ended: {source}")]
+    FollowerEnded {
+        /// The table.
+        url: String,
+        /// What it met.
+        #[source]
+        source: std::sync::Arc<Error>,
+    },
+
     /// What is on storage contradicts itself.
     #[error("the table at {url} is damaged: {reason}")]
     Corrupt {
@@ -241,6 +281,10 @@ impl Error {
         let what = what.into();
         move |source| Error::Arrow { what, source }
     }
+}
+
+fn stands(reached: &Option<Position>) -> String {
+    reached.map_or("it knows no such shard".to_owned(), |reached| format!("it is at {reached}"))
 }
 
 /// Lance ends its messages with the place in its own source, which says nothing to a user.

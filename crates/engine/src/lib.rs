@@ -37,6 +37,7 @@
 //! | make or open a table | [`Table`] |
 //! | write to it | [`TableWriter`], or [`ShardWriter`] for one shard |
 //! | query it from any process | [`Table::provider`], or a [`Table::snapshot`] that holds still |
+//! | keep up with it, in any process | [`Table::follow`] |
 //! | move what was flushed into the base table | [`Table::merge`] |
 //! | delete what nobody needs any more | [`Table::gc`]; writers do it for their shards |
 //! | keep a moment of it, and read it as it was then | [`Table::checkpoint`], [`Table::provider_at`] |
@@ -64,6 +65,7 @@ mod delete;
 mod durability;
 mod error;
 mod evolution;
+mod follow;
 mod gc;
 mod index;
 mod inspect;
@@ -89,6 +91,7 @@ pub use config::{MemTableConfig, WriterConfig};
 pub use delete::{DeleteOptions, DeleteReport};
 pub use durability::Durability;
 pub use error::{Error, Result};
+pub use follow::{Follower, FollowerConfig, FollowerState, ShardLag, is_collected};
 pub use gc::{ShardGcPlan, ShardGcReport, TableGcReport};
 pub use index::{FullTextConfig, IndexConfig, IndexKind, Metric, VectorConfig};
 pub use inspect::{BaseInspection, FenceInspection, Inspection, MergedInspection, ShardInspection, SsTableInspection};

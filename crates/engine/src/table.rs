@@ -20,12 +20,13 @@ use crate::clone::{self, CloneOptions, CloneReport};
 use crate::config::WriterConfig;
 use crate::delete::{self, DeleteOptions, DeleteReport};
 use crate::error::{Error, Result};
+use crate::follow::{Follower, FollowerConfig, TableFollower};
 use crate::gc::{self, ShardGcPlan, TableGcReport};
 use crate::index::IndexConfig;
 use crate::inspect::{self, Inspection};
 use crate::lance_store::LanceStore;
 use crate::merge::{self, MergeOptions, MergeProgress, MergeReport};
-use crate::read::{SsTableCache, TableSnapshot, snapshot_from_storage};
+use crate::read::{SsTableCache, TableSnapshot};
 use crate::reshard::{self, ReshardReport};
 use crate::sharding::Sharding;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -257,7 +258,17 @@ impl Table {
     /// # Errors
     /// Errors of reading; damaged objects are named.
     pub async fn snapshot(&self) -> Result<TableSnapshot> {
-        Ok(TableSnapshot::new(snapshot_from_storage(&self.base, &self.cache).await?))
+        Ok(TableSnapshot::new(TableFollower::once(&self.base, &self.cache).await?))
+    }
+
+    /// Follows the table: a reader that keeps up with what any process writes, by asking again. It has SSTables and base table as
+    /// [`snapshot`](Self::snapshot) has them, and reads each entry of the logs once. Writes nothing and fences nobody. When it is
+    /// returned it has read the table once, as far as [`max_bytes`](FollowerConfig::max_bytes) allows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOptions`] for limits that make no sense; errors of reading; damaged objects are named.
+    pub async fn follow(&self, config: FollowerConfig) -> Result<Follower> {
+        Follower::start(&self.base, config).await
     }
 
     /// Pins the table as it is now, so that it can be [read](Self::provider_at) and cloned as of then for as long as the checkpoint

@@ -46,6 +46,11 @@ impl Prefetch {
         self.limit = self.limit.max(limit);
     }
 
+    /// Begins no more GETs as long as this many run; those that run go on.
+    pub(crate) fn narrow(&mut self, limit: usize) {
+        self.limit = self.limit.min(limit.max(1));
+    }
+
     /// The next entry; `None` at the first absent position or behind `last`. Asked again after `None`, it reads the
     /// absent position anew.
     pub(crate) async fn next(&mut self) -> Result<Option<WalEntry>> {

@@ -44,7 +44,18 @@ pub struct WalTailer {
     manifests: ManifestStore,
     /// Where it starts, if the caller said so.
     from: Option<ShardManifest>,
+    /// The newest manifest that it has read itself.
+    read: Option<Read>,
+    /// Most GETs that may run at once.
+    most_gets: usize,
     state: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Read {
+    manifest: ShardManifest,
+    /// Whether a LIST after that showed it as the newest (protocol section 3).
+    is_certain: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +75,7 @@ impl WalTailer {
     /// A tailer of a shard. It starts behind the R of the manifest that it reads first.
     pub fn new(shard: Shard) -> Self {
         let manifests = ManifestStore::new(shard.clone());
-        Self { shard, manifests, from: None, state: None }
+        Self { shard, manifests, from: None, read: None, most_gets: MAX_PREFETCH, state: None }
     }
 
     /// A tailer that starts behind the R of a manifest that the caller has read.
@@ -82,6 +93,84 @@ impl WalTailer {
     /// SSTables.
     pub fn restart(&mut self) {
         self.state = None;
+    }
+
+    /// Starts again behind the R of a manifest that the caller has read.
+    pub fn restart_after(&mut self, manifest: &ShardManifest) {
+        self.state = None;
+        self.from = Some(manifest.clone());
+    }
+
+    /// The last position that was returned or passed and that was not dead; R before the first.
+    pub fn live_up_to(&self) -> Option<Position> {
+        let started = self.state.as_ref().map(|s| s.live_up_to);
+        started.or_else(|| self.from.as_ref().map(|manifest| manifest.replay_after))
+    }
+
+    /// Lets at most this many GETs of entries run at once, at least one: what is read ahead is held in memory. By default 64.
+    pub fn limit_read_ahead(&mut self, entries: usize) {
+        self.most_gets = entries.clamp(1, MAX_PREFETCH);
+        if let Some(state) = &mut self.state {
+            state.width = state.width.min(self.most_gets);
+            state.ahead.narrow(self.most_gets);
+        }
+    }
+
+    /// Gives up what was read ahead, for a caller that does not go on for now.
+    pub fn forget_read_ahead(&mut self) {
+        if let Some(state) = &mut self.state {
+            let met = state.met.as_ref().map_or(0, |_| 1);
+            state.width = 1;
+            state.ahead = Prefetch::new(state.log.clone(), Position::new(state.next.get() + met), None, 1);
+        }
+    }
+
+    /// The shard's newest manifest, certain (protocol section 3): a LIST that began after it was read showed it as the
+    /// newest. One LIST if it is the one that was read before. `None`: there is no shard.
+    ///
+    /// # Errors
+    /// [`Error::Contention`] if every look finds a newer one; errors of reading.
+    pub async fn look(&mut self) -> Result<Option<ShardManifest>> {
+        let found = self.manifests.certain_since(self.read.as_ref().map(|read| &read.manifest)).await?;
+        self.read = found.clone().map(|manifest| Read { manifest, is_certain: true });
+        Ok(found)
+    }
+
+    /// The manifest by which the last end of the log was believed, if it is certain: then [`look`](Self::look) would say
+    /// the same and ask the store.
+    pub fn seen(&self) -> Option<&ShardManifest> {
+        self.read.as_ref().filter(|read| read.is_certain).map(|read| &read.manifest)
+    }
+
+    /// The last position of the log, found without reading the entries: for a reader that knows everything up to `known` to
+    /// have landed, and cannot take more for now. One GET of a byte if that is the last one, else some for each doubling of the
+    /// distance. Nothing is promised of it; an entry in between may have been lost.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn find_end(&self, known: Position) -> Result<Position> {
+        let Some(state) = &self.state else {
+            return Ok(known);
+        };
+        let landed = self.read.as_ref().map_or(Position::ZERO, |read| read.manifest.landed_up_to());
+        let mut there = known.max(landed).get();
+        let is_there = |position: u64| {
+            let (log, path) = (&state.log, state.log.entry_path(Position::new(position)));
+            async move { Ok::<_, Error>(log.store().get_range(&path, 0..1).await?.is_some()) }
+        };
+        let mut step = 1;
+        while is_there(there.saturating_add(step)).await? {
+            there = there.saturating_add(step);
+            step = step.saturating_mul(2);
+        }
+        // What is beyond by `step` is absent.
+        while step > 1 {
+            step /= 2;
+            if is_there(there.saturating_add(step)).await? {
+                there = there.saturating_add(step);
+            }
+        }
+        Ok(Position::new(there))
     }
 
     /// The next live entry with rows; `None` at the end of the log, for now.
@@ -106,7 +195,7 @@ impl WalTailer {
         if self.state.is_none() {
             let manifest = match &self.from {
                 Some(manifest) => manifest.clone(),
-                None => self.manifests.latest_existing().await?,
+                None => self.read_manifest(Look::Once).await?,
             };
             self.start(&manifest).await?;
             self.from = None;
@@ -170,8 +259,8 @@ impl WalTailer {
         if kind != EntryKind::Dead {
             state.live_up_to = entry.position;
         }
-        if state.width < MAX_PREFETCH {
-            state.width *= 2;
+        if state.width < self.most_gets {
+            state.width = (state.width * 2).min(self.most_gets);
             state.ahead.widen(state.width);
         }
         Ok(Some((kind, entry)))
@@ -210,8 +299,22 @@ impl WalTailer {
         Ok(())
     }
 
+    /// The newest manifest. One that was read before is not read again, and is certain if it is still the newest.
+    async fn read_manifest(&mut self, look: Look) -> Result<ShardManifest> {
+        let held = self.read.as_ref().map(|read| &read.manifest);
+        let found = match look {
+            Look::Twice if !is_on(Mutant::FollowerLooksOnce) => {
+                self.manifests.certain_since(held).await?.map(|found| (found, true))
+            }
+            _ => self.manifests.latest_since(held).await?,
+        };
+        let (manifest, is_certain) = found.ok_or_else(|| self.manifests.not_found())?;
+        self.read = Some(Read { manifest: manifest.clone(), is_certain });
+        Ok(manifest)
+    }
+
     async fn find_log_anew(&mut self) -> Result<()> {
-        let manifest = self.manifests.latest_existing().await?;
+        let manifest = self.read_manifest(Look::Once).await?;
         let log = self.shard.log(&manifest).await?;
         if let Some(state) = self.state.as_mut().filter(|state| state.log.is_of(&manifest)) {
             state.ahead = Prefetch::new(log.clone(), state.next, None, 1);
@@ -235,12 +338,7 @@ impl WalTailer {
         if is_on(Mutant::FollowerBelievesOldManifest) {
             return Ok(Some(Position::ZERO));
         }
-        let manifest = match look {
-            Look::Twice if !is_on(Mutant::FollowerLooksOnce) => {
-                self.manifests.latest_seen_twice().await?.ok_or_else(|| self.manifests.not_found())?
-            }
-            _ => self.manifests.latest_existing().await?,
-        };
+        let manifest = self.read_manifest(look).await?;
         if manifest.replay_after >= position {
             return Err(Error::Behind { shard: self.shard.id(), position, replay_after: manifest.replay_after });
         }

@@ -5,6 +5,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod clone;
 pub(crate) mod create;
 pub(crate) mod flush;
+pub(crate) mod follow;
 pub(crate) mod gc;
 pub(crate) mod get;
 pub(crate) mod ingest;

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::{output, table};
 
 /// What the table is called in SQL.
-const TABLE_NAME: &str = "t";
+pub(super) const TABLE_NAME: &str = "t";
 
 /// Runs the query and prints its rows as they come.
 pub(crate) async fn run(args: QueryArgs) -> Result<()> {

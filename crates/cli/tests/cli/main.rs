@@ -13,6 +13,7 @@ mod defaults;
 mod demo;
 mod exit_codes;
 mod flights;
+mod follow;
 mod foreign;
 mod gc;
 mod get;

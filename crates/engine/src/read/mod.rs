@@ -38,7 +38,7 @@ pub(crate) use provider::LsmTable;
 pub(crate) use prune::ShardPruning;
 pub use search::{HybridQuery, TextQuery, VectorQuery, register_tables};
 pub(crate) use source::{Request, Source};
-pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, snapshot_from_storage, take_entry};
+pub(crate) use storage::{MAX_ROUNDS, moved_on, read_shards, take_entry};
 use wanted::WantedKeys;
 
 /// The generation of rows that were accepted and have not landed: newer than all.

@@ -15,6 +15,7 @@ mod create;
 mod defaults;
 mod every_type;
 mod evolve;
+mod follower;
 mod foreign;
 mod gc;
 mod golden;

@@ -137,6 +137,24 @@ impl ManifestStore {
         Err(Error::Contention { shard: self.shard.id(), attempts: MAX_LIST_ROUNDS })
     }
 
+    /// The newest manifest, for a reader that has read `held` before: no GET if that is still the newest. Which makes it
+    /// certain, as [`latest_certain`](Self::latest_certain) says it: a LIST after its GET shows it as the newest. The flag
+    /// says whether it is that.
+    pub(crate) async fn latest_since(&self, held: Option<&ShardManifest>) -> Result<Option<(ShardManifest, bool)>> {
+        match held {
+            Some(held) if self.newest_version().await? == Some(held.version) => Ok(Some((held.clone(), true))),
+            _ => Ok(self.latest().await?.map(|found| (found, false))),
+        }
+    }
+
+    /// [`latest_since`](Self::latest_since), and certain also if `held` is not the newest any more.
+    pub(crate) async fn certain_since(&self, held: Option<&ShardManifest>) -> Result<Option<ShardManifest>> {
+        match held {
+            Some(held) if self.newest_version().await? == Some(held.version) => Ok(Some(held.clone())),
+            _ => self.latest_seen_twice().await,
+        }
+    }
+
     /// The manifest of one version; `None` if there is none (any more).
     ///
     /// # Errors

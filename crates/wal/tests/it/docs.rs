@@ -111,6 +111,7 @@ fn every_schedule_has_its_tests_in_the_page_of_schedules() {
         ("engine", vec!["schedules"]),
         ("engine", vec!["checkpoints"]),
         ("engine", vec!["clones"]),
+        ("engine", vec!["follower"]),
         ("engine", vec!["reshard"]),
         ("engine", vec!["merge"]),
         ("engine", vec!["interop", "schedules"]),
