@@ -258,7 +258,7 @@ impl Table {
     /// # Errors
     /// Errors of reading; damaged objects are named.
     pub async fn snapshot(&self) -> Result<TableSnapshot> {
-        Ok(TableSnapshot::new(TableFollower::once(&self.base, &self.cache).await?))
+        Ok(TableSnapshot::new(Box::pin(TableFollower::once(&self.base, &self.cache)).await?))
     }
 
     /// Follows the table: a reader that keeps up with what any process writes, by asking again. It has SSTables and base table as

@@ -72,7 +72,7 @@ impl Follower {
         // Its own: it needs the SSTables of its newest snapshot, others of the same handle those of theirs.
         let cache = Arc::new(SsTableCache::new(base.lance_store().clone()));
         let mut table = TableFollower::new(base, &cache, &budget)?;
-        let moment = table.round(ENTRIES_PER_ROUND).await?;
+        let moment = Box::pin(table.round(ENTRIES_PER_ROUND)).await?;
         let is_more = moment.is_more;
         let published = Published {
             number: 1,
@@ -196,7 +196,7 @@ impl Shared {
     async fn round(&self, rounds: &mut Rounds) -> Result<Round> {
         let ended = self.watched.borrow().clone();
         self.check_goes_on(&ended)?;
-        let answer = rounds.table.round(ENTRIES_PER_ROUND).await;
+        let answer = Box::pin(rounds.table.round(ENTRIES_PER_ROUND)).await;
         rounds.last = Instant::now();
         match answer {
             Ok(moment) => Ok(self.publish(&rounds.table, moment)),

@@ -98,7 +98,7 @@ impl ShardFollower {
                 self.tailer.restart_after(&manifest);
                 self.tail = Some(Tail::new(base.shard(self.id), format, manifest, budget));
             }
-            let end = match self.read_log(budget, most_entries).await {
+            let end = match Box::pin(self.read_log(budget, most_entries)).await {
                 Ok(end) => end,
                 // It was flushed meanwhile: the rows are in an SSTable of a newer manifest.
                 Err(Error::Wal(WalError::Behind { .. })) => {

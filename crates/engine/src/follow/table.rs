@@ -67,7 +67,7 @@ impl TableFollower {
     /// Errors of reading; damaged objects are named.
     pub(crate) async fn once(base: &BaseTable, cache: &Arc<SsTableCache>) -> Result<Snapshot> {
         let mut reader = Self::new(base, cache, &Budget::unlimited())?;
-        reader.round(usize::MAX).await?;
+        Box::pin(reader.round(usize::MAX)).await?;
         Ok(reader.snapshot())
     }
 
@@ -116,15 +116,16 @@ impl TableFollower {
                 asked,
             });
         }
-        Err(moved_on(&self.base).await)
+        Err(Box::pin(moved_on(&self.base)).await)
     }
 
     /// The newest base version.
     async fn take_base(&mut self) -> Result<()> {
-        let base = match self.base.refreshed().await {
+        // What Lance does there is large, and would be on the stack of everybody who reads.
+        let base = match Box::pin(self.base.refreshed()).await {
             Ok(base) => base,
             // Its files may be gone altogether.
-            Err(error @ Error::Lance { .. }) => match BaseTable::open(self.base.lance_store(), None).await {
+            Err(error @ Error::Lance { .. }) => match Box::pin(BaseTable::open(self.base.lance_store(), None)).await {
                 Err(gone @ (Error::TableNotFound { .. } | Error::TableNotReady { .. })) => return Err(gone),
                 _ => return Err(error),
             },
@@ -140,9 +141,11 @@ impl TableFollower {
     /// Reads all shards, each as far as it goes; the first failure comes after that.
     async fn read_shards(&mut self, most_entries: usize) -> Result<BTreeMap<ShardId, Found>> {
         let (base, format, budget) = (&self.base, &self.format, &self.budget);
-        let reads = self.shards.iter_mut().map(|(id, shard)| async move {
-            let found = shard.read(base, format, budget, most_entries).await;
-            found.map(|found| (*id, found))
+        let reads = self.shards.iter_mut().map(|(id, shard)| {
+            Box::pin(async move {
+                let found = shard.read(base, format, budget, most_entries).await;
+                found.map(|found| (*id, found))
+            })
         });
         let reads: Vec<_> = reads.collect();
         let found: Vec<Result<(ShardId, Found)>> = stream::iter(reads).buffer_unordered(SHARDS_AT_ONCE).collect().await;

@@ -42,7 +42,7 @@ pub(crate) async fn read_shards(
     let budget = &Budget::unlimited();
     let reads = stream::iter(wanted.clone()).map(|id| async move {
         let mut shard = ShardFollower::new(base, id);
-        let found = shard.read(base, format, budget, usize::MAX).await?;
+        let found = Box::pin(shard.read(base, format, budget, usize::MAX)).await?;
         Ok::<_, Error>((found, shard.view(base)))
     });
     let read: Result<Vec<(Found, Option<ShardView>)>> = reads.buffered(SHARDS_AT_ONCE).try_collect().await;
