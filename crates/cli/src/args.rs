@@ -1,6 +1,7 @@
 //! The command line. It owns names, defaults and help texts; it does not act.
 
 mod checkpoints;
+mod indexes;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,6 +15,7 @@ pub(crate) use self::checkpoints::{
     CheckpointCreateArgs, CheckpointDeleteArgs, CheckpointListArgs, CheckpointRefreshArgs, CheckpointVerb, CloneArgs,
     DeleteArgs, ReshardArgs, Scope,
 };
+pub(crate) use self::indexes::{IndexCreateArgs, IndexDropArgs, IndexListArgs, IndexVerb, Kind};
 use crate::input::Format;
 
 const EXIT_CODES: &str = "\
@@ -74,6 +76,9 @@ pub(crate) enum Verb {
     /// Pin a moment of a table: list, refresh and delete what was pinned
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),
+    /// Make, list or drop secondary indexes: by value, by words, by vectors
+    #[command(subcommand)]
+    Index(IndexVerb),
     /// Fork a table: one of its own that shares the files of another, in time that does not depend on their size
     Clone(CloneArgs),
     /// Delete a table, or a clone that was not finished; refused while a checkpoint is live or a clone shares its files

@@ -47,6 +47,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Query(args) => verbs::query::run(args).await,
         Verb::Get(args) => verbs::get::run(args).await,
         Verb::Checkpoint(verb) => verbs::checkpoint::run(verb).await,
+        Verb::Index(verb) => verbs::index::run(verb).await,
         Verb::Clone(args) => verbs::clone::run(args).await,
         Verb::Delete(args) => verbs::clone::delete(args).await,
         Verb::Split(args) => verbs::reshard::run(args, Direction::Split).await,

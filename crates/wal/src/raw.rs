@@ -31,7 +31,7 @@ pub fn peek_entry(object: &str, first: Bytes) -> Result<Option<bool>> {
 /// # Errors
 /// [`Error::Arrow`](crate::Error::Arrow) if Arrow cannot.
 pub fn encode_entry(entry: &WalEntry) -> Result<Bytes> {
-    let writer = WriterIdentity { epoch: entry.writer_epoch, writer_id: entry.writer_id.unwrap_or(Uuid::nil()) };
+    let writer = WriterIdentity { epoch: entry.writer_epoch, writer_id: entry.writer_id.unwrap_or_default() };
     match entry.is_sentinel {
         true => entry::encode_sentinel(&writer),
         false => entry::encode_rows(&entry.schema, &entry.batches, &writer),

@@ -8,6 +8,7 @@ pub(crate) mod flush;
 pub(crate) mod follow;
 pub(crate) mod gc;
 pub(crate) mod get;
+pub(crate) mod index;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod merge;

@@ -24,6 +24,7 @@ mod reshard;
 mod round_trip;
 #[cfg(unix)]
 mod s3;
+mod search;
 mod support;
 mod verify;
 mod wal_store;

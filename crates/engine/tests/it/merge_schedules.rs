@@ -211,7 +211,7 @@ impl Schedule {
 
 /// Schedules of every second seed, so that two tests share the work. `MERGE_SCHEDULES=1000..20000` runs others.
 async fn schedules(parity: u64) {
-    let seeds = std::env::var("MERGE_SCHEDULES").unwrap_or_else(|_| "0..1000".into());
+    let seeds = std::env::var("MERGE_SCHEDULES").unwrap_or_else(|_| "0..500".into());
     let (from, to) = seeds.split_once("..").unwrap();
     for seed in (from.parse::<u64>().unwrap()..to.parse().unwrap()).filter(|seed| seed % 2 == parity) {
         let schedule = Schedule::new(seed).await;
