@@ -44,8 +44,9 @@ pub struct WalTailer {
     manifests: ManifestStore,
     /// Where it starts, if the caller said so.
     from: Option<ShardManifest>,
-    /// The newest manifest that it has read itself.
+    /// The newest manifest that it has read itself, for a caller that [looks](Self::look).
     read: Option<Read>,
+    looks: bool,
     /// Most GETs that may run at once.
     most_gets: usize,
     state: Option<Started>,
@@ -75,7 +76,7 @@ impl WalTailer {
     /// A tailer of a shard. It starts behind the R of the manifest that it reads first.
     pub fn new(shard: Shard) -> Self {
         let manifests = ManifestStore::new(shard.clone());
-        Self { shard, manifests, from: None, read: None, most_gets: MAX_PREFETCH, state: None }
+        Self { shard, manifests, from: None, read: None, looks: false, most_gets: MAX_PREFETCH, state: None }
     }
 
     /// A tailer that starts behind the R of a manifest that the caller has read.
@@ -126,18 +127,20 @@ impl WalTailer {
     }
 
     /// The shard's newest manifest, certain (protocol section 3): a LIST that began after it was read showed it as the
-    /// newest. One LIST if it is the one that was read before. `None`: there is no shard.
+    /// newest. One LIST if it is the one that was read before. `None`: there is no shard. From the first look on the tailer keeps
+    /// the manifest that it has read, so that meeting the end of the log again costs no GET of it.
     ///
     /// # Errors
     /// [`Error::Contention`] if every look finds a newer one; errors of reading.
     pub async fn look(&mut self) -> Result<Option<ShardManifest>> {
+        self.looks = true;
         let found = self.manifests.certain_since(self.read.as_ref().map(|read| &read.manifest)).await?;
         self.read = found.clone().map(|manifest| Read { manifest, is_certain: true });
         Ok(found)
     }
 
     /// The manifest by which the last end of the log was believed, if it is certain: then [`look`](Self::look) would say
-    /// the same and ask the store.
+    /// the same and ask the store. `None` before the first look.
     pub fn seen(&self) -> Option<&ShardManifest> {
         self.read.as_ref().filter(|read| read.is_certain).map(|read| &read.manifest)
     }
@@ -299,7 +302,7 @@ impl WalTailer {
         Ok(())
     }
 
-    /// The newest manifest. One that was read before is not read again, and is certain if it is still the newest.
+    /// The newest manifest. One that is kept is not read again, and is certain if it is still the newest.
     async fn read_manifest(&mut self, look: Look) -> Result<ShardManifest> {
         let held = self.read.as_ref().map(|read| &read.manifest);
         let found = match look {
@@ -309,7 +312,9 @@ impl WalTailer {
             _ => self.manifests.latest_since(held).await?,
         };
         let (manifest, is_certain) = found.ok_or_else(|| self.manifests.not_found())?;
-        self.read = Some(Read { manifest: manifest.clone(), is_certain });
+        if self.looks {
+            self.read = Some(Read { manifest: manifest.clone(), is_certain });
+        }
         Ok(manifest)
     }
 
