@@ -25,7 +25,7 @@ use crate::key::KeyEncoder;
 use crate::{Generation, Position};
 
 pub(crate) use self::batch_store::{array_bytes, batch_bytes};
-pub(crate) use self::index::{IndexSet, ValueRange, count_words, query_words, text_at};
+pub(crate) use self::index::{IndexSet, Nearby, ValueRange, count_words, query_words, text_at};
 pub(crate) use self::snapshot::MemTableSnapshot;
 
 /// One generation of a shard's rows. All calls take `&self`: one task applies entries while others take snapshots.

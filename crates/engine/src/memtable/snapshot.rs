@@ -19,7 +19,7 @@ use parking_lot::RwLock;
 
 use super::State;
 use super::batch_store::{BatchView, batch_bytes};
-use super::index::{Indexes, TextMatches, ValueRange};
+use super::index::{Indexes, Nearby, TextMatches, ValueRange};
 use crate::Generation;
 use crate::error::{Error, Result};
 use crate::index::{FullTextConfig, Metric};
@@ -106,8 +106,7 @@ impl MemTableSnapshot {
         self.indexes.in_ranges(&self.view, column, ranges)
     }
 
-    /// About the nearest of the rows below a number, which comes second: what follows it is not in the graph.
-    /// `None` without a graph with this metric.
+    /// About the nearest of the rows that are in a graph; `None` without one with this metric.
     ///
     /// # Errors
     /// [`Error::Lance`] for a query that does not fit the column.
@@ -117,7 +116,7 @@ impl MemTableSnapshot {
         metric: Metric,
         query: &Float32Array,
         count: usize,
-    ) -> Result<Option<(Vec<(u32, f32)>, u32)>> {
+    ) -> Result<Option<Nearby>> {
         self.indexes.nearest(&self.view, column, metric, query, count)
     }
 

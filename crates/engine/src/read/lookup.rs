@@ -7,6 +7,7 @@
 //! if another engine wrote it, whose index may have lost a key: then its key columns are read.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -201,10 +202,10 @@ impl Lookup<'_> {
     fn parts(&self, sstables: &[SsTable]) -> Result<HashMap<RowFilter, (PartOfRows, Vec<bool>)>> {
         let mut parts = HashMap::new();
         for filter in sstables.iter().filter_map(|sstable| sstable.base.as_ref()?.filter) {
-            if !parts.contains_key(&filter) {
+            if let Entry::Vacant(missing) = parts.entry(filter) {
                 let part = PartOfRows::of(filter, self.snapshot.base.sharding(), &self.snapshot.format.user)?;
                 let mask = part.mask(self.wanted.batch())?;
-                parts.insert(filter, (part, mask.iter().collect()));
+                missing.insert((part, mask.iter().collect()));
             }
         }
         Ok(parts)

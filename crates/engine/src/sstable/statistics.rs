@@ -246,7 +246,8 @@ mod tests {
             ("flag", Arc::new(BooleanArray::from(vec![true]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let statistics = Statistics::parse(&text_of(&schema_of(&batch), &[batch.clone()]).unwrap()).unwrap();
+        let statistics =
+            Statistics::parse(&text_of(&schema_of(&batch), std::slice::from_ref(&batch)).unwrap()).unwrap();
         let long = statistics.column(0, &DataType::Utf8).unwrap();
         assert_eq!((long.nulls, long.ends), (0, None));
         assert_eq!(statistics.column(1, &DataType::Float64), None);

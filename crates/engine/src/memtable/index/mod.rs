@@ -19,6 +19,7 @@ use self::btree::BTree;
 pub(crate) use self::btree::ValueRange;
 use self::text::Text;
 pub(crate) use self::text::{count_words, query_words, text_at};
+pub(crate) use self::vector::Nearby;
 use self::vector::Vectors;
 use super::batch_store::BatchView;
 use crate::error::{Error, Result};
@@ -129,7 +130,7 @@ impl Indexes {
         metric: Metric,
         query: &Float32Array,
         count: usize,
-    ) -> Result<Option<(Vec<(u32, f32)>, u32)>> {
+    ) -> Result<Option<Nearby>> {
         let same = |kind: &IndexKind| matches!(kind, IndexKind::Vector(config) if config.metric == metric);
         match self.on(column, same).map(|index| &index.kind) {
             Some(Kind::Vector(vectors, _)) if vectors.rows() > 0 => {

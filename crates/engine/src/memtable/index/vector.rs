@@ -50,6 +50,15 @@ struct Built {
     bytes: usize,
 }
 
+/// What a graph has found.
+#[derive(Debug, Default)]
+pub(crate) struct Nearby {
+    /// Row numbers with their distances, nearest first.
+    pub(crate) rows: Vec<(u32, f32)>,
+    /// Rows below this number were looked at; what follows is to be searched exactly.
+    pub(crate) searched: u32,
+}
+
 impl Vectors {
     pub(super) fn new(field: &Field, config: &VectorConfig) -> Self {
         let data_type = match field.data_type() {
@@ -130,16 +139,16 @@ impl Vectors {
     }
 
     /// The nearest of the rows in the graph below `end`, up to `count`, with their distances; fewer if the graph leads to
-    /// fewer. Also says below which row they were looked for: what follows is to be searched exactly.
-    pub(super) fn nearest(&self, query: &Float32Array, count: usize, end: u32) -> Result<(Vec<(u32, f32)>, u32)> {
+    /// fewer.
+    pub(super) fn nearest(&self, query: &Float32Array, count: usize, end: u32) -> Result<Nearby> {
         let Built { graph, rows, .. } = self.built.read().clone();
         let (Some(graph), Some(last)) = (graph, rows.min(end).checked_sub(1)) else {
-            return Ok((vec![], 0));
+            return Ok(Nearby::default());
         };
         let effort = count.saturating_mul(2).max(MIN_EFFORT);
         let found = graph.search(&as_list(query)?, count, Some(effort), u64::from(last)).map_err(failed())?;
         let found = found.into_iter().filter_map(|(distance, row)| Some((u32::try_from(row).ok()?, distance)));
-        Ok((found.collect(), last + 1))
+        Ok(Nearby { rows: found.collect(), searched: last + 1 })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -98,7 +98,7 @@ struct Function {
 enum Query {
     Vector(VectorQuery),
     Text(TextQuery),
-    Hybrid(HybridQuery),
+    Hybrid(Box<HybridQuery>),
 }
 
 impl TableFunctionImpl for Function {
@@ -136,7 +136,7 @@ impl TableFunctionImpl for Function {
                 if let Some(filter) = filter {
                     (vector, text) = (vector.with_filter(filter.clone()), text.with_filter(filter));
                 }
-                Query::Hybrid(HybridQuery::new(vector, text, k))
+                Query::Hybrid(Box::new(HybridQuery::new(vector, text, k)))
             }
         };
         args.end()?;

@@ -16,7 +16,7 @@ use super::{SOURCES_AT_ONCE, Search, VectorQuery, index_on, no_column, numbered}
 use crate::error::{Error, Result};
 use crate::index::{IndexKind, Metric, vector_dimension};
 use crate::lance_store::quoted;
-use crate::memtable::MemTableSnapshot;
+use crate::memtable::{MemTableSnapshot, Nearby};
 use crate::read::Snapshot;
 use crate::read::source::{Place, Source, Visibility};
 
@@ -133,7 +133,7 @@ impl<'a> Nearest<'a> {
         let mut wanted = self.query.k.saturating_mul(2).saturating_add(SPARE).max(self.query.effort.unwrap_or(0) / 2);
         loop {
             let found = memtable.nearest(&self.query.column, self.metric, &self.vector, wanted)?;
-            let Some((found, searched)) = found.filter(|(_, searched)| *searched > 0) else {
+            let Some(Nearby { rows: found, searched }) = found.filter(|found| found.searched > 0) else {
                 return Ok(None);
             };
             let rows: Vec<u32> = found.iter().map(|(row, _)| *row).collect();
