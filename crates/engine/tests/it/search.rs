@@ -474,3 +474,39 @@ async fn the_lance_indexes_of_an_sstable_have_the_names_of_the_tables() {
     let error = table.drop_index("n_idx").await.unwrap_err();
     assert!(error.to_string().contains("no index `n_idx`"), "{error}");
 }
+
+/// By the B-tree, of which each of these conditions leaves few rows, and by a look at every row.
+#[tokio::test]
+async fn a_b_tree_in_memory_finds_the_newest_rows_and_its_memory_is_counted() {
+    let bucket = Bucket::new();
+    let table = create_documents(&bucket, true, "unsharded").await;
+    table.create_index(&IndexConfig::btree("n")).await.unwrap();
+    let writer = table.writer(config()).await.unwrap();
+    let row = |n: i64| Document { n: Some(n), words: None, vector: None };
+    let rows: Rows = (0..200).map(|id| (id, row(id))).collect();
+    writer.put(batch(&rows)).await.unwrap();
+    let before = writer.snapshot().await.unwrap();
+    // 5 and 7 have other values now, 6 is gone, and 150 has what 5 had.
+    writer.put(batch(&[(5, row(1005)), (7, Document { n: None, ..row(0) }), (150, row(5))])).await.unwrap();
+    writer.delete(keys(&[6])).await.unwrap();
+    let after = writer.snapshot().await.unwrap();
+    for (condition, then, now) in [
+        ("n = 5", vec![5], vec![150]),
+        ("n in (5, 6, 7, 5)", vec![5, 6, 7], vec![150]),
+        ("n between 4 and 8", vec![4, 5, 6, 7, 8], vec![4, 8, 150]),
+        ("n > 198", vec![199], vec![5, 199]),
+        ("n >= 3 and n < 5 and id < 100", vec![3, 4], vec![3, 4]),
+        ("n > 9 and n < 3", vec![], vec![]),
+        ("150 <= n and n <= 151", vec![150, 151], vec![151]),
+    ] {
+        for (snapshot, expected) in [(&before, then), (&after, now)] {
+            let found = sql(&snapshot.provider(), &format!("select id from t where {condition} order by id")).await;
+            let found: Vec<i64> = found.iter().map(|row| row[0].parse().unwrap()).collect();
+            assert_eq!(found, expected, "{condition}");
+        }
+    }
+    let shard = &writer.shards()[0];
+    shard.catch_up_indexes().await.unwrap();
+    let bytes = shard.memtable_stats().unwrap().secondary_index_bytes;
+    assert!(bytes.len() == 1 && bytes[0].0 == "n_idx" && bytes[0].1 > 203 * 8, "{bytes:?}");
+}
