@@ -11,8 +11,8 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::prelude::SessionContext;
 use fencepost::wal::gc::GcOptions;
 use fencepost::{
-    Error, FullTextConfig, HybridQuery, IndexConfig, MergeOptions, Metric, Outcome, Table, TableOptions, TableSnapshot,
-    TableWriter, TextQuery, VectorConfig, VectorQuery, register_tables,
+    Error, FullTextConfig, HybridQuery, IndexConfig, MemTableConfig, MergeOptions, Metric, Outcome, Table,
+    TableOptions, TableSnapshot, TableWriter, TextQuery, VectorConfig, VectorQuery, register_tables,
 };
 use proptest::prelude::*;
 
@@ -509,4 +509,35 @@ async fn a_b_tree_in_memory_finds_the_newest_rows_and_its_memory_is_counted() {
     shard.catch_up_indexes().await.unwrap();
     let bytes = shard.memtable_stats().unwrap().secondary_index_bytes;
     assert!(bytes.len() == 1 && bytes[0].0 == "n_idx" && bytes[0].1 > 203 * 8, "{bytes:?}");
+}
+
+/// Rows that a graph has, whose newest version it does not have, or that it leads to only by way of rows that do not count.
+#[tokio::test]
+async fn a_graph_in_memory_hides_nothing_and_shows_nothing_old() {
+    let bucket = Bucket::new();
+    let table = create_documents(&bucket, true, "unsharded").await;
+    let mut config = config();
+    let vector = VectorConfig { exact_rows: 0, ..VectorConfig::default() };
+    let indexes = vec![IndexConfig::vector("vector", vector)];
+    config.memtable = config.memtable.map(|memtable| MemTableConfig { indexes, ..memtable });
+    let writer = table.writer(config).await.unwrap();
+    let point = |n: i64, x: f32| Document { n: Some(n), words: None, vector: Some([x, 0.0, 0.0, 1.0]) };
+    let mut rows: Rows = (0..600).map(|id| (id, point(id, id as f32))).collect();
+    writer.put(batch(&rows)).await.unwrap();
+    let shard = &writer.shards()[0];
+    shard.catch_up_indexes().await.unwrap();
+    let of_graph = shard.memtable_stats().unwrap().secondary_index_bytes[0].1;
+    assert!(of_graph > 600 * 4 * 4, "there is a graph");
+    // Far more than the rows: it counts against the limit of the memory that appends wait for.
+    assert!(shard.stats().wal.unflushed_bytes as usize > of_graph);
+    // 0 moves away, 1 is gone, 700 comes to where 0 was: none of that is in the graph, which takes 256 rows at a time.
+    writer.put(batch(&[(0, point(0, 5000.0)), (700, point(700, 0.25))])).await.unwrap();
+    writer.delete(keys(&[1])).await.unwrap();
+    rows.retain(|(id, _)| *id > 1);
+    rows.extend([(0, point(0, 5000.0)), (700, point(700, 0.25))]);
+    let snapshot = writer.snapshot().await.unwrap();
+    // Any row, the last of them only, and more of them than there are.
+    for (k, at_least) in [(5, None), (5, Some(590)), (700, None)] {
+        check_vector(&snapshot, &rows, Metric::L2, [0.0, 0.0, 0.0, 1.0], k, at_least).await;
+    }
 }
