@@ -44,7 +44,7 @@ use self::sidecar::Sidecars;
 pub(crate) use self::sidecar::{
     BloomFilter, IndexKeys, KeyIndexFiles, KeyPage, PageRanges, SidecarCheck, SidecarFault, key_hashes,
 };
-pub(crate) use self::statistics::{ColumnStatistics, Statistics, ends_of, has_statistics};
+pub(crate) use self::statistics::{ColumnStatistics, Statistics, StatisticsCheck, ends_of, has_statistics};
 use crate::error::{Error, Result};
 use crate::lance_store::{self, LanceStore};
 use crate::memtable::array_bytes;

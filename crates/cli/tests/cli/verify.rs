@@ -258,6 +258,15 @@ const DAMAGE: &[(&str, Inflict)] = &[
         fs::copy(base, file_below(&c.sstable(1).join("_versions"), ".manifest")).unwrap();
         c.sstable(1)
     }),
+    ("sstable-statistics-wrong", |c| {
+        let manifest = file_below(&c.sstable(1).join("_versions"), ".manifest");
+        let (mut bytes, name) = (fs::read(&manifest).unwrap(), b"fencepost.statistics");
+        let at = bytes.windows(name.len()).position(|part| part == name).unwrap() + name.len();
+        // Behind the value's tag and length: the number of rows.
+        bytes[at + 2] = if bytes[at + 2] == b'1' { b'2' } else { b'1' };
+        fs::write(manifest, bytes).unwrap();
+        c.sstable(1)
+    }),
     ("key-index-damaged", |c| cut_in_half(file_below(&c.sstable(1), "page_data"))),
     ("bloom-filter-damaged", |c| cut_in_half(c.sstable(1).join("bloom_filter.bin"))),
     ("generation-missing", |c| c.edit_newest(|m| drop(m.sstables.pop()))),

@@ -2,6 +2,8 @@
 //! value. They are made of the rows before they are written, tombstones included, and kept as text in the dataset's config.
 //! Only of types whose values every reader orders alike: integers, decimals, dates and times, strings, binary; no floats.
 
+mod check;
+
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -13,6 +15,7 @@ use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::Accumulator;
 use lance_core::datatypes::LANCE_FIELD_ID_KEY;
 
+pub(crate) use self::check::StatisticsCheck;
 use crate::error::Result;
 
 /// The entry of the dataset's config.
@@ -161,7 +164,9 @@ impl Statistics {
                 (Some(least), Some(greatest)) => Some((unhex(least)?, unhex(greatest)?)),
                 _ => None,
             };
-            columns.insert(id, ColumnText { nulls, ends });
+            if columns.insert(id, ColumnText { nulls, ends }).is_some() {
+                return None;
+            }
         }
         Some(Self { rows, columns })
     }
@@ -252,7 +257,7 @@ mod tests {
         assert_eq!((long.nulls, long.ends), (0, None));
         assert_eq!(statistics.column(1, &DataType::Float64), None);
         assert_eq!(statistics.column(2, &DataType::Boolean), None);
-        for text in ["", "x", "3;1", "3;1,0,zz,00", "3;1,0,0,00"] {
+        for text in ["", "x", "3;1", "3;1,0,zz,00", "3;1,0,0,00", "3;1,0;1,0"] {
             assert_eq!(Statistics::parse(text), None, "{text}");
         }
     }

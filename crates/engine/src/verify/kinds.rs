@@ -10,6 +10,9 @@ fencepost_wal::finding_kinds! {
     /// An SSTable lacks the columns that readers need: the key's, and the one that marks deletions.
     SSTABLE_COLUMNS_WRONG = "sstable-columns-wrong", Damage,
         "the folder was replaced, or is another table's; restore it";
+    /// The statistics of an SSTable's columns say other than its rows.
+    SSTABLE_STATISTICS_WRONG = "sstable-statistics-wrong", Damage,
+        "restore the folder's `_versions`; queries leave out rows that they should find until then, or until the SSTable is merged";
     /// The key index of an SSTable is missing, unreadable, or does not agree with the rows.
     KEY_INDEX_DAMAGED = "key-index-damaged", Damage,
         "restore the folder `_pk_index`; Fencepost reads without it, but Lance's readers take replaced rows for current ones";

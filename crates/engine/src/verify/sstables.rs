@@ -1,4 +1,5 @@
-//! Proves one SSTable: that it opens, that every row can be read, and that its sidecars say the same as its rows.
+//! Proves one SSTable: that it opens, that every row can be read, and that its sidecars and its statistics say the same as
+//! its rows.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,7 +12,7 @@ use super::kinds::*;
 use crate::base::BaseTable;
 use crate::error::{Error, without_location};
 use crate::rows::TOMBSTONE;
-use crate::sstable::{self, SidecarCheck, SidecarFault, SsTablePlace};
+use crate::sstable::{self, SidecarCheck, SidecarFault, SsTablePlace, StatisticsCheck};
 
 /// What was found of an SSTable, and how many rows it has, if they could be read.
 pub(super) struct Proved {
@@ -71,7 +72,7 @@ impl Proof<'_> {
             self.add(SSTABLE_COLUMNS_WRONG, &folder, reason);
             return None;
         }
-        let (rows, keys) = match self.read_rows(&dataset).await {
+        let (rows, keys, statistics) = match self.read_rows(&dataset).await {
             Ok(read) => read,
             Err(error) => {
                 self.add(SSTABLE_DAMAGED, &data_file(&folder, &dataset), brief(&error));
@@ -80,6 +81,9 @@ impl Proof<'_> {
         };
         if let Some(expected) = listed.physical_rows.filter(|expected| *expected != rows) {
             self.add(SSTABLE_ROWS_WRONG, &folder, format!("it has {rows} rows, the manifest says {expected}"));
+        }
+        if let Some(reason) = statistics {
+            self.add(SSTABLE_STATISTICS_WRONG, &folder, reason);
         }
         for SidecarFault { is_bloom, rel_path, reason } in match keys {
             Some(keys) => keys.faults(&store, &folder, &dataset).await,
@@ -103,8 +107,10 @@ impl Proof<'_> {
         }
     }
 
-    async fn read_rows(&self, dataset: &Dataset) -> Result<(u64, Option<SidecarCheck>), Error> {
+    /// How many rows there are, their keys, and what the statistics say that they do not.
+    async fn read_rows(&self, dataset: &Dataset) -> Result<(u64, Option<SidecarCheck>, Option<String>), Error> {
         let mut keys = SidecarCheck::of(self.base.schema(), self.base.primary_key())?;
+        let mut statistics = StatisticsCheck::of(dataset)?;
         let mut rows = 0;
         let mut batches = sstable::scan(dataset, None, None).await?;
         while let Some(batch) = batches.try_next().await? {
@@ -112,8 +118,12 @@ impl Proof<'_> {
             if let Some(keys) = &mut keys {
                 keys.add(&batch)?;
             }
+            if let Some(statistics) = &mut statistics {
+                statistics.add(&batch)?;
+            }
         }
-        Ok((rows, keys))
+        let fault = statistics.map(StatisticsCheck::fault).transpose()?.flatten();
+        Ok((rows, keys, fault))
     }
 }
 

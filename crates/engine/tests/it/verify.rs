@@ -229,6 +229,34 @@ async fn a_bloom_filter_that_does_not_agree_is_found() {
     only(&bucket, kinds::BLOOM_FILTER_DAMAGED, path.as_ref()).await;
 }
 
+/// Each digit of them: of the number of rows, of field ids, nulls, and the bytes of the ends.
+#[tokio::test]
+async fn statistics_that_say_other_than_the_rows_are_found() {
+    for key in [&["id"] as &[&str], &[]] {
+        let (bucket, _) = two_generations(key).await;
+        let path = object(&bucket, 2, "/_versions/").await;
+        let whole = bytes(&bucket, &path).await;
+        let name = b"fencepost.statistics";
+        let at = whole.windows(name.len()).position(|part| part == name).unwrap() + name.len();
+        // The value's tag and its length, below 128, in one byte each.
+        let text = at + 2..at + 2 + usize::from(whole[at + 1]);
+        let digits: Vec<usize> = text.filter(|at| whole[*at].is_ascii_hexdigit()).collect();
+        assert!(digits.len() > 50, "{}", digits.len());
+        for place in digits {
+            let mut damaged = whole.clone();
+            damaged[place] = if whole[place] == b'1' { b'2' } else { b'1' };
+            put(&bucket, &path, damaged).await;
+            only(&bucket, kinds::SSTABLE_STATISTICS_WRONG, &folder(&bucket, 2).await).await;
+        }
+        let mut unreadable = whole.clone();
+        unreadable[at + 2] = b'x';
+        put(&bucket, &path, unreadable).await;
+        only(&bucket, kinds::SSTABLE_STATISTICS_WRONG, &folder(&bucket, 2).await).await;
+        put(&bucket, &path, whole).await;
+        assert_eq!(found(&bucket).await, []);
+    }
+}
+
 #[tokio::test]
 async fn a_missing_generation_is_found() {
     let (bucket, _) = two_generations(&["id"]).await;
