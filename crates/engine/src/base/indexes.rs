@@ -11,6 +11,7 @@ use lance_index::optimize::OptimizeOptions;
 
 use super::{BaseTable, mem_wal_details};
 use crate::error::{Error, Result};
+use crate::index;
 
 /// Up to which generation of each shard the base table's indexes cover what was merged. Until an index covers a
 /// generation, a search by that index needs the generation's SSTable.
@@ -48,10 +49,18 @@ impl BaseTable {
     }
 
     /// Adds what the indexes do not cover to them, in one commit, if there is anything. Returns the names of those
-    /// that cover the whole table then.
+    /// that cover the whole table then. One of vectors waits for the first vector.
     pub(crate) async fn optimize_indexes(&self) -> Result<Vec<String>> {
         let mut optimized = self.clone();
-        let done = optimized.dataset.optimize_indices(&OptimizeOptions::default()).await;
+        let mut names = self.index_names().await.map_err(self.failed_with_indexes("reading"))?;
+        for index in self.secondary_indexes().await? {
+            let can_be_trained = index::can_be_trained(&self.dataset, &index).await;
+            if !can_be_trained.map_err(self.failed_with_indexes("optimizing"))? {
+                names.remove(&index.name);
+            }
+        }
+        let options = OptimizeOptions::default().index_names(names.into_iter().collect());
+        let done = optimized.dataset.optimize_indices(&options).await;
         done.map_err(self.failed_with_indexes("optimizing"))?;
         let covering = async {
             let mut covering = Vec::new();

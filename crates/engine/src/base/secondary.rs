@@ -26,7 +26,8 @@ impl BaseTable {
         Ok(indexes)
     }
 
-    /// Makes an index in one commit. On a table without rows it is only declared; merges fill it.
+    /// Makes an index in one commit. On a table without rows, or of vectors without any, it is only declared; what is merged
+    /// fills it when indexes are optimized.
     ///
     /// # Errors
     /// [`Error::InvalidOptions`] if it cannot be on its column, or the name is taken.
@@ -43,11 +44,12 @@ impl BaseTable {
             )));
         }
         let (_, rows) = self.version_and_rows().await?;
+        let train = rows > 0 && index::can_be_trained(&dataset, index).await.map_err(failed())?;
         let (index_type, params) = index::params(index, usize::try_from(rows).unwrap_or(usize::MAX));
         let column = quoted(&index.column);
         let columns = [column.as_str()];
         let builder = dataset.create_index_builder(&columns, index_type, params.as_ref());
-        builder.name(index.name.clone()).train(rows > 0).await.map_err(failed())?;
+        builder.name(index.name.clone()).train(train).await.map_err(failed())?;
         Ok(())
     }
 

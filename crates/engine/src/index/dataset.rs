@@ -6,7 +6,7 @@ use arrow_schema::Schema;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
-use lance::index::vector::VectorIndexParams;
+use lance::index::vector::{VectorIndexParams, has_vectors_to_train};
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
@@ -120,6 +120,17 @@ pub(crate) async fn build(
         .await;
     *dataset = committed.map_err(failed)?;
     Ok(())
+}
+
+/// Whether Lance can make an index of a dataset's rows: one of vectors has to be trained, which takes a vector at least.
+///
+/// # Errors
+/// Lance's.
+pub(crate) async fn can_be_trained(dataset: &Dataset, index: &IndexConfig) -> lance::Result<bool> {
+    match index.kind {
+        IndexKind::Vector(_) => has_vectors_to_train(dataset, &quoted(&index.column), 1).await,
+        IndexKind::BTree | IndexKind::FullText(_) => Ok(dataset.count_rows(None).await? > 0),
+    }
 }
 
 /// What Lance needs to know to make an index of so many rows.

@@ -14,7 +14,7 @@ use lance_index::scalar::InvertedIndexParams;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_linalg::distance::DistanceType;
 
-pub(crate) use self::dataset::{build, of_dataset, params};
+pub(crate) use self::dataset::{build, can_be_trained, of_dataset, params};
 use crate::error::{Error, Result};
 
 /// A secondary index of a table.
