@@ -143,20 +143,25 @@ pub(crate) struct ShardMoment {
     keys: Arc<ShardKeys>,
     /// So many of the view's SSTables, from the newest on, have their keys there.
     loaded: AtomicUsize,
+    /// The keys of so many were asked for. Sources that are read side by side want few more than each other: who reads keys
+    /// reads those that the others wait for, too, or they would be read one after the other.
+    wanted: AtomicUsize,
 }
 
 impl ShardMoment {
     pub(super) fn new(view: ShardView, keys: Arc<ShardKeys>) -> Self {
-        Self { view, keys, loaded: AtomicUsize::new(0) }
+        Self { view, keys, loaded: AtomicUsize::new(0), wanted: AtomicUsize::new(0) }
     }
 
     /// Reads what is not there yet of the keys of the newest `count` SSTables.
     async fn load(&self, count: usize, snapshot: &Snapshot, encoder: &KeyEncoder) -> Result<()> {
         let count = count.min(self.view.sstables.len());
         let is_new = self.loaded.load(Ordering::Acquire) < count;
+        self.wanted.fetch_max(count, Ordering::AcqRel);
         while self.loaded.load(Ordering::Acquire) < count {
             let _turn = self.keys.reading.lock().await;
-            let (end, missing) = self.missing(self.loaded.load(Ordering::Acquire), count);
+            let wanted = self.wanted.load(Ordering::Acquire);
+            let (end, missing) = self.missing(self.loaded.load(Ordering::Acquire), wanted);
             let read = stream::iter(missing).map(|sstable| self.read(sstable, snapshot, encoder));
             read.buffer_unordered(KEYS_AT_ONCE).try_collect::<()>().await?;
             self.loaded.fetch_max(end, Ordering::AcqRel);

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod airports;
+mod at_once;
 mod checkpoints;
 mod clone_cost;
 mod clones;

@@ -8,6 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use datafusion::common::stats::Precision;
 use fencepost::wal::{ManifestVersion, Shard, ShardManifest};
+use fencepost::{Metric, Table};
 use fencepost_sim::{Op, Rng};
 use futures::TryStreamExt;
 use lance_table::format::pb;
@@ -15,6 +16,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use prost::Message;
 
+use crate::at_once::AtOnce;
+use crate::search::documents::*;
 use crate::support::*;
 
 /// SSTables that are written; the others are copies of them, in turns.
@@ -22,7 +25,7 @@ const WRITTEN: u64 = 10;
 
 /// A shard with so many SSTables. Of each ten, nine have five ids of their own, with `v` = `id`, and one overwrites id 0 with
 /// 1000 and deletes id 11.
-async fn with_sstables(bucket: &Bucket, key: &[&str], count: u64) -> Vec<String> {
+async fn with_sstables(bucket: &Bucket, key: &[&str], count: u64) {
     let table = create(bucket, key, "unsharded").await;
     let writer = table.writer(config()).await.unwrap();
     for n in 0..WRITTEN as i64 {
@@ -36,13 +39,18 @@ async fn with_sstables(bucket: &Bucket, key: &[&str], count: u64) -> Vec<String>
         writer.flush().await.unwrap();
     }
     writer.close().await.unwrap();
+    copy_sstables(bucket, &table, count).await;
+}
+
+/// Gives a shard that has [`WRITTEN`] SSTables, and nothing in its log, so many of them.
+async fn copy_sstables(bucket: &Bucket, table: &Table, count: u64) {
     let manifest = bucket.manifest().await;
+    assert_eq!(manifest.sstables.len() as u64, WRITTEN);
     let shard = Shard::new(table.store().clone(), table.shard_ids().await.unwrap()[0]);
-    let mut folders: Vec<String> = manifest.sstables.iter().map(|sstable| sstable.path.clone()).collect();
     let objects = bucket.inner();
     let place = |name: &str| Path::from(format!("t/{}{name}", folder(shard.id())));
-    for n in 0..WRITTEN {
-        let from = place(&folders[n as usize]);
+    for (n, sstable) in (0..).zip(&manifest.sstables) {
+        let from = place(&sstable.path);
         let files: Vec<_> = objects.list(Some(&from)).try_collect().await.unwrap();
         for file in files {
             let bytes = objects.get(&file.location).await.unwrap().bytes().await.unwrap();
@@ -53,22 +61,20 @@ async fn with_sstables(bucket: &Bucket, key: &[&str], count: u64) -> Vec<String>
             }
         }
     }
-    folders.extend((WRITTEN + 1..=count).map(copy_name));
-    list(bucket, &shard, &manifest, &folders).await;
-    folders
+    list(bucket, &shard, &manifest, count).await;
 }
 
 fn copy_name(generation: u64) -> String {
     format!("{generation:08x}_gen_{generation}")
 }
 
-/// The next manifest of a shard, as Lance writes them, with these SSTables.
-async fn list(bucket: &Bucket, shard: &Shard, manifest: &ShardManifest, folders: &[String]) {
-    let sstables = (1..).zip(folders).map(|(generation, path)| pb::SsTable {
+/// The next manifest of a shard, as Lance writes them, with its SSTables and their copies.
+async fn list(bucket: &Bucket, shard: &Shard, manifest: &ShardManifest, count: u64) {
+    let sstables = (1..=count).zip(manifest.sstables.iter().cycle()).map(|(generation, written)| pb::SsTable {
         generation,
-        path: path.clone(),
+        path: if generation <= WRITTEN { written.path.clone() } else { copy_name(generation) },
         in_memory_bytes: None,
-        physical_rows: Some(5),
+        physical_rows: written.physical_rows,
         primary_key_bytes: None,
     });
     let next = pb::ShardManifest {
@@ -78,7 +84,7 @@ async fn list(bucket: &Bucket, shard: &Shard, manifest: &ShardManifest, folders:
         writer_epoch: manifest.writer_epoch.get(),
         replay_after_wal_entry_position: manifest.replay_after.get(),
         wal_entry_position_last_seen: manifest.last_seen.get(),
-        current_generation: folders.len() as u64 + 1,
+        current_generation: count + 1,
         sstables: sstables.collect(),
         ..Default::default()
     };
@@ -153,21 +159,94 @@ async fn an_append_only_table_of_12_600_generations_answers_a_query_with_a_limit
 }
 
 #[tokio::test]
-async fn answers_are_right_with_1_000_sstables() {
+async fn answers_are_right_with_1_000_sstables_of_which_few_are_read_at_once() {
     let bucket = Bucket::new();
     with_sstables(&bucket, &["id"], 1_000).await;
     let process = bucket.process();
-    let snapshot = process.table().await.snapshot().await.unwrap();
+    let at_once = AtOnce::new(process.faults.store());
+    let table = Table::open(bucket.store(Arc::new(at_once.clone()))).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
     let all: Vec<i64> = (-1..120).collect();
     let batch = snapshot.get(&keys(&all), Some(&["id", "v"])).await.unwrap();
     let column = |n: usize| batch.column(n).as_primitive::<Int64Type>().values().to_vec();
     let found: Vec<(i64, Option<i64>)> = column(0).into_iter().zip(column(1).into_iter().map(Some)).collect();
     assert_eq!(found, expected());
-    process.faults.clear_log();
+    // docs/reads.md: a lookup asks groups of 64 at most.
+    let most = at_once.most();
+    println!("a lookup reads {most} SSTables at once");
+    assert!((2..=64).contains(&most), "{most}");
     assert_eq!(pairs(snapshot.provider()).await, expected());
+    // 16 for their rows, and 8 for their keys.
+    let most = at_once.most();
+    println!("a scan reads {most} SSTables at once");
+    assert!((8..=16 + 8).contains(&most), "{most}");
     // Nine of ten have no such value, and hide older rows that do.
     process.faults.clear_log();
     assert_eq!(sql(&snapshot.provider(), "select id from t where v > 900").await, [["0"]]);
+    let (opened, _) = touched(&process);
+    assert!(opened <= 100, "{opened}");
+}
+
+/// Rows with vectors and words in so many SSTables: of each ten, nine have rows of their own, and the last one overwrites some
+/// of these and deletes one.
+async fn with_documents(bucket: &Bucket, count: u64) -> Rows {
+    let table = create_documents(bucket, true, "unsharded").await;
+    for index in all_indexes(Metric::L2) {
+        table.create_index(&index).await.unwrap();
+    }
+    let writer = table.writer(config()).await.unwrap();
+    let document = |id: i64, n: i64| Document {
+        n: Some(n),
+        words: Some(vec![(id % 7) as usize, (id % 5) as usize, (id / 10 % 3) as usize]),
+        vector: Some([id as f32, n as f32 / 10.0, 1.0, -1.0]),
+    };
+    let mut rows: Rows = vec![];
+    for n in 0..WRITTEN as i64 {
+        let own: Rows = match n {
+            9 => (0..90).step_by(30).map(|id| (id, document(id, 1000 + id))).collect(),
+            n => (n * 10..n * 10 + 3).map(|id| (id, document(id, id))).collect(),
+        };
+        writer.put(batch(&own)).await.unwrap();
+        rows.retain(|(id, _)| own.iter().all(|(other, _)| other != id));
+        rows.extend(own);
+        if n == 9 {
+            writer.delete(keys(&[11])).await.unwrap();
+            rows.retain(|(id, _)| *id != 11);
+        }
+        writer.flush().await.unwrap();
+    }
+    writer.close().await.unwrap();
+    copy_sstables(bucket, &table, count).await;
+    rows
+}
+
+#[tokio::test]
+async fn searches_are_right_with_1_000_sstables_of_which_few_are_read_at_once() {
+    let bucket = Bucket::new();
+    let rows = with_documents(&bucket, 1_000).await;
+    let process = bucket.process();
+    let at_once = AtOnce::new(process.faults.store());
+    let table = Table::open(bucket.store(Arc::new(at_once.clone()))).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    // docs/search.md: 8 for what they have, and 8 for their keys.
+    let few_at_once = |what: &str| {
+        let most = at_once.most();
+        println!("{what} reads {most} SSTables at once");
+        assert!((2..=8 + 8).contains(&most), "{what}: {most}");
+    };
+    let near = Near { metric: Metric::L2, to: [40.0, 3.0, 1.0, -1.0], k: 10, filter: None, exactly: false };
+    let words = Match { words: vec![0, 3], all: false, k: 10, filter: None };
+    check_near(&snapshot, &rows, &near).await;
+    few_at_once("a vector search");
+    check_match(&snapshot, &rows, &words).await;
+    few_at_once("a text search");
+
+    // Nine of ten have no such number: their statistics say so, and they hide all the same what is older.
+    let filter = Some(Condition::AtLeast(1000));
+    let (near, words) = (Near { filter: filter.clone(), ..near }, Match { filter, ..words });
+    process.faults.clear_log();
+    check_hybrid(&snapshot, &rows, &near, &words, 10).await;
+    few_at_once("a hybrid search");
     let (opened, _) = touched(&process);
     assert!(opened <= 100, "{opened}");
 }
