@@ -1,70 +1,111 @@
-//! Measures the log on a simulated object store: what a durable one-row append costs in time and requests.
+//! Measures Fencepost side by side with Lance's MemWAL and with SlateDB: in one process, on the same store, with the same
+//! rows, in turns. What was found is in `docs/benchmarks.md`.
 //!
-//! `cargo run --release -p fencepost-bench`. The store lives in memory and answers a PUT after 30 ms, so the figures
-//! are ratios to that, not speeds of a machine. Comparisons with other systems come here later.
+//! `cargo run --release -p fencepost-bench -- [SCENARIO]… [--store memory|s3|s3-jitter|file|URL] [--json FILE] [--plot DIR]`
+
+mod allocated;
+mod clients;
+mod contender;
+mod place;
+mod plot;
+mod report;
+mod rows;
+mod scenario;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use fencepost_sim::{CountingStore, Fault, FaultStore, Op};
-use fencepost_wal::{ManifestStore, OpenOptions, Shard, ShardId, ShardManifest, Store, WalConfig, WalWriter};
-use futures::future::try_join_all;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
 
-const PUT: Duration = Duration::from_millis(30);
-const APPENDS_PER_CLIENT: usize = 50;
+use crate::place::{StoreKind, Target};
+use crate::scenario::{Plan, Scenario};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Any error: a measurement that fails has no figure.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    println!("durable one-row appends, PUT = {} ms, {APPENDS_PER_CLIENT} per client", PUT.as_millis());
-    println!("{:>8} {:>10} {:>10} {:>12} {:>12}", "clients", "p50 / PUT", "p99 / PUT", "PUTs/append", "others");
-    for clients in [1, 16, 256] {
-        measure(clients).await?;
-    }
-    Ok(())
+/// Measures Fencepost, Lance's MemWAL and SlateDB.
+#[derive(Debug, Parser)]
+#[command(name = "fencepost-bench")]
+struct Args {
+    /// What is measured; everything if none is named.
+    scenarios: Vec<Scenario>,
+    /// `memory`, `s3` (simulated), `s3-jitter`, `file`, or the URL of a folder on a real store, in which what is
+    /// written stays. Without it each scenario runs where its goal says.
+    #[arg(long)]
+    store: Option<String>,
+    /// An option of that store, as `fencepost` takes them.
+    #[arg(long, value_name = "KEY=VALUE")]
+    storage_option: Vec<String>,
+    /// Rounds; in each every system has its turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds that each closed loop of clients is measured.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// A hundredth of the data and half a second, once: to see that everything runs.
+    #[arg(long)]
+    quick: bool,
+    /// Fencepost alone.
+    #[arg(long)]
+    alone: bool,
+    /// Writes every round's figures here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draws a plot of each table here.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
-async fn measure(clients: usize) -> Result<(), Failure> {
-    let memory = Store::open(&format!("memory://bench-{clients}/t"), &HashMap::new())?;
-    let faults = FaultStore::new(Arc::clone(memory.object_store()));
-    let slow = faults.on(Op::Create).always().then(Fault::Delay(PUT));
-    let counting = CountingStore::new(faults.store());
-    let counts = counting.counts();
-    let store = memory.wrapped(|_| Arc::new(counting));
-
-    let shard = Shard::new(store, ShardId::new_random());
-    ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await?;
-    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1]));
-    let row = RecordBatch::try_from_iter([("id", ids)])?;
-    let (writer, _) = WalWriter::open(&shard, row.schema(), WalConfig::default(), &OpenOptions::default()).await?;
-
-    let before = counts.snapshot();
-    let client = || async {
-        let mut times = Vec::with_capacity(APPENDS_PER_CLIENT);
-        for _ in 0..APPENDS_PER_CLIENT {
-            let started = Instant::now();
-            writer.append(row.clone()).await?;
-            times.push(started.elapsed());
+impl Args {
+    fn target(&self) -> Result<Option<Target>> {
+        let Some(store) = &self.store else { return Ok(None) };
+        if let Ok(kind) = StoreKind::from_str(store, false) {
+            return Ok(Some(Target::Kind(kind)));
         }
-        Ok::<_, Failure>(times)
+        let option = |option: &String| {
+            let (key, value) = option.split_once('=').ok_or(format!("`{option}` is not KEY=VALUE"))?;
+            Ok::<_, Failure>((key.to_owned(), value.to_owned()))
+        };
+        let options: Result<HashMap<String, String>> = self.storage_option.iter().map(option).collect();
+        Ok(Some(Target::Url { url: store.clone(), options: options? }))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut plan = Plan {
+        target: args.target()?,
+        rounds: args.rounds.max(1),
+        time: Duration::from_secs_f64(args.seconds.max(0.1)),
+        divisor: 1,
+        alone: args.alone,
     };
-    let mut times = try_join_all((0..clients).map(|_| client())).await?.concat();
-    let cost = counts.snapshot() - before;
-    times.sort_unstable();
-    let at =
-        |percent: usize| times.get(times.len() * percent / 100).map_or(0.0, |t| t.as_secs_f64() / PUT.as_secs_f64());
-    let appends = times.len() as f64;
-    println!(
-        "{clients:>8} {:>10.2} {:>10.2} {:>12.3} {:>12}",
-        at(50),
-        at(99),
-        cost.put as f64 / appends,
-        cost.get + cost.head + cost.list + cost.delete
-    );
-    writer.close().await?;
-    slow.cancel();
+    if args.quick {
+        plan = Plan { rounds: 1, time: Duration::from_millis(500), divisor: 100, ..plan };
+    }
+    let scenarios = if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
+    if let Some(folder) = &args.plot {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut found = Vec::new();
+    for scenario in scenarios {
+        let started = Instant::now();
+        for (n, table) in Box::pin(scenario.run(&plan)).await?.into_iter().enumerate() {
+            println!("{}", table.markdown());
+            if let Some(folder) = &args.plot {
+                plot::draw(&table, n + 1, folder)?;
+            }
+            found.push(table.json());
+        }
+        eprintln!("{scenario:?}: {:.0} s", started.elapsed().as_secs_f64());
+        // After each, so that a run that is ended half way has left what it found.
+        if let Some(file) = &args.json {
+            std::fs::write(file, serde_json::to_vec_pretty(&json!({ "tables": found }))?)?;
+        }
+    }
     Ok(())
 }

@@ -110,6 +110,8 @@ pub(crate) enum Verb {
     /// Check that a store keeps the promises that the log needs, and measure what a conditional PUT costs there
     #[command(long_about = PROBE)]
     Probe(ProbeArgs),
+    /// Measure on your own store what durable appends take and cost; what is written there is deleted again
+    Bench(BenchArgs),
     /// Crash and recover a table in a temporary directory, and prove that no row was lost
     Demo(DemoArgs),
     /// Writes generated rows and says which are acknowledged; started by `demo` and by the crash tests
@@ -383,6 +385,23 @@ pub(crate) struct ProbeArgs {
     /// How long PUTs are timed
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub(crate) seconds: u16,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// A place in the store: a table is made below it and deleted again
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    /// How long each line of the answer is measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(crate) seconds: u16,
+    /// What 1,000 PUTs cost, in dollars; the default is that of S3 Standard in us-east-1
+    #[arg(long, value_name = "DOLLARS", default_value_t = 0.005)]
+    pub(crate) put_price: f64,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

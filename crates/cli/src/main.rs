@@ -61,6 +61,7 @@ async fn run(cli: Cli) -> Result<()> {
         Verb::Adopt(args) => verbs::adopt::run(args).await,
         Verb::Verify(args) => verbs::verify::run(args).await,
         Verb::Probe(args) => verbs::probe::run(args).await,
+        Verb::Bench(args) => verbs::bench::run(args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Writer(args) => demo::writer::run(args).await,
         Verb::Check(args) => demo::check::run(args).await,

@@ -129,8 +129,8 @@ pub(crate) struct KeySet<S = KeyHasher> {
     bytes: Vec<u8>,
     /// Where the key of each number ends in `bytes`.
     ends: Vec<usize>,
-    /// Key numbers by the hash of their key.
-    table: HashTable<usize>,
+    /// Key numbers by the hash of their key, which is kept so that growing reads no key again.
+    table: HashTable<(u64, usize)>,
     hasher: S,
 }
 
@@ -156,16 +156,13 @@ impl<S: BuildHasher> KeySet<S> {
     /// The number of the key, which is [`len`](Self::len) before the call if it is new.
     pub(crate) fn insert(&mut self, key: &[u8]) -> usize {
         let Self { bytes, ends, table, hasher } = self;
-        let entry = table.entry(
-            hasher.hash_one(key),
-            |&number| key_at(bytes, ends, number) == Some(key),
-            |&number| hasher.hash_one(key_at(bytes, ends, number).unwrap_or_default()),
-        );
-        match entry {
-            Entry::Occupied(found) => *found.get(),
+        let hash = hasher.hash_one(key);
+        let is_same = |&(other, number): &(u64, usize)| other == hash && key_at(bytes, ends, number) == Some(key);
+        match table.entry(hash, is_same, |&(hash, _)| hash) {
+            Entry::Occupied(found) => found.get().1,
             Entry::Vacant(place) => {
                 let number = ends.len();
-                place.insert(number);
+                place.insert((hash, number));
                 bytes.extend_from_slice(key);
                 ends.push(bytes.len());
                 number
@@ -176,7 +173,9 @@ impl<S: BuildHasher> KeySet<S> {
     /// The number of the key, if it is in the set.
     pub(crate) fn find(&self, key: &[u8]) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |&number| key_at(&self.bytes, &self.ends, number) == Some(key)).copied()
+        let is_same =
+            |&(other, number): &(u64, usize)| other == hash && key_at(&self.bytes, &self.ends, number) == Some(key);
+        self.table.find(hash, is_same).map(|(_, number)| *number)
     }
 
     /// How many different keys the set holds.

@@ -73,6 +73,8 @@ mod key;
 mod lance_store;
 mod memtable;
 mod merge;
+#[doc(hidden)]
+pub mod raw;
 mod read;
 mod reshard;
 mod rows;

@@ -257,7 +257,7 @@ async fn seal(base: &BaseTable, cache: Arc<SsTableCache>, id: ShardId, config: &
     let latest = ManifestStore::new(shard.clone()).latest_existing().await?;
     if latest.status == ShardStatus::Active {
         // Schedule 23: its writer is fenced by the claim, and whoever claims it in between fences this one.
-        let writer = ShardWriter::open_in_layout(base.clone(), cache, shard.clone(), config.clone()).await?;
+        let writer = ShardWriter::open_in_layout(base.clone(), cache, shard.clone(), config.clone(), None).await?;
         writer.seal().await?;
     }
     let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINTS), ..CheckpointOptions::default() };

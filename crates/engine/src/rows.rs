@@ -1,11 +1,12 @@
 //! A table's rows on their way in and out: the user's batches, the storage schema that log, MemTable and SSTables
 //! share, and the primary key. Knows nothing of where rows are kept.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_buffer::BooleanBuffer;
+use arrow_row::Rows;
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
@@ -60,8 +61,7 @@ impl RowFormat {
                 )));
             }
         }
-        let named = with_columns(&unlabelled(&self.user, &columns), columns, batch.num_rows())?;
-        relabel(&named, &self.user)
+        labelled(&self.user, columns, batch.num_rows())
     }
 
     /// A checked batch as rows of the storage schema. One that was checked when the table had fewer columns has nulls in
@@ -73,9 +73,8 @@ impl RowFormat {
             false => checked,
         };
         let mut columns = checked.columns().to_vec();
-        columns.push(Arc::new(BooleanArray::from(vec![false; rows])));
-        let named = with_columns(&unlabelled(&self.storage, &columns), columns, rows)?;
-        relabel(&named, &self.storage)
+        columns.push(Arc::new(BooleanArray::new(BooleanBuffer::new_unset(rows), None)));
+        labelled(&self.storage, columns, rows)
     }
 
     /// A batch of keys with the table's types.
@@ -84,32 +83,46 @@ impl RowFormat {
     /// [`Error::InvalidBatch`] for other columns than the key's or a null in a key; [`Error::NotSupported`] without a
     /// primary key.
     pub(crate) fn check_keys(&self, keys: &RecordBatch) -> Result<RecordBatch> {
+        self.encode_keys(keys).map(|(keys, _)| keys)
+    }
+
+    /// As [`check_keys`](Self::check_keys), with the bytes of each key.
+    ///
+    /// # Errors
+    /// As [`check_keys`](Self::check_keys).
+    pub(crate) fn encode_keys(&self, keys: &RecordBatch) -> Result<(RecordBatch, Rows)> {
         let Some(encoder) = &self.keys else {
             return Err(Error::NotSupported(
                 "rows of a table without a primary key cannot be deleted; create the table with a primary key".into(),
             ));
         };
-        if let Some(other) = keys.schema_ref().fields().iter().find(|f| !self.primary_key.contains(f.name())) {
+        let fields = keys.schema_ref().fields();
+        if let Some(other) = fields.iter().find(|f| !self.primary_key.contains(f.name())) {
             return Err(Error::InvalidBatch(format!(
                 "column `{}` is not part of the primary key ({}); pass the key columns only",
                 other.name(),
                 self.primary_key.join(", ")
             )));
         }
-        let mut found = keys.schema_ref().fields().iter().map(|field| field.name());
-        let mut seen = HashSet::new();
-        if let Some(twice) = found.find(|name| !seen.insert(*name)) {
-            return Err(Error::InvalidBatch(format!("column `{twice}` appears twice")));
+        let is_seen = |(n, field): &(usize, &FieldRef)| fields.iter().take(*n).any(|seen| seen.name() == field.name());
+        if let Some((_, twice)) = fields.iter().enumerate().find(is_seen) {
+            return Err(Error::InvalidBatch(format!("column `{}` appears twice", twice.name())));
         }
-        let columns = keys.schema_ref().fields().iter().zip(keys.columns());
-        let columns = columns.map(|(field, column)| match self.user.field_with_name(field.name()) {
-            Ok(to) => in_stored_form(column, to),
-            Err(_) => Ok(Arc::clone(column)),
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let keys = with_columns(&unlabelled(keys.schema_ref(), &columns), columns, keys.num_rows())?;
-        encoder.encode(&keys)?;
-        Ok(keys)
+        let in_table = |field: &FieldRef| self.user.field_with_name(field.name()).ok();
+        let differs = |field: &FieldRef| in_table(field).is_some_and(|to| field.data_type() != to.data_type());
+        let keys = match fields.iter().any(differs) {
+            false => keys.clone(),
+            true => {
+                let columns = fields.iter().zip(keys.columns()).map(|(field, column)| match in_table(field) {
+                    Some(to) => in_stored_form(column, to),
+                    None => Ok(Arc::clone(column)),
+                });
+                let columns = columns.collect::<Result<Vec<_>>>()?;
+                with_columns(&unlabelled(keys.schema_ref(), &columns), columns, keys.num_rows())?
+            }
+        };
+        let rows = encoder.encode(&keys)?;
+        Ok((keys, rows))
     }
 
     /// Checked keys as tombstones of the storage schema.
@@ -121,12 +134,13 @@ impl RowFormat {
             .iter()
             .map(|field| match keys.column_by_name(field.name()) {
                 Some(column) => Arc::clone(column),
-                None if field.name() == TOMBSTONE => Arc::new(BooleanArray::from(vec![true; rows])) as ArrayRef,
+                None if field.name() == TOMBSTONE => {
+                    Arc::new(BooleanArray::new(BooleanBuffer::new_set(rows), None)) as ArrayRef
+                }
                 None => new_null_array(field.data_type(), rows),
             })
             .collect();
-        let named = with_columns(&unlabelled(&self.storage, &columns), columns, rows)?;
-        relabel(&named, &self.storage)
+        labelled(&self.storage, columns, rows)
     }
 
     /// A batch from the log, written by a writer of either mode, as rows of the storage schema. Columns that were added
@@ -143,7 +157,7 @@ impl RowFormat {
             Ok(_) => {
                 let batch = evolution::of_log(batch, &self.storage, &self.storage, is_nullable)?;
                 let columns = self.columns_by_name(&batch, &self.storage)?;
-                relabel(&with_columns(&unlabelled(&self.storage, &columns), columns, batch.num_rows())?, &self.storage)
+                labelled(&self.storage, columns, batch.num_rows())
             }
             Err(_) => {
                 self.to_storage(&self.check_put(&evolution::of_log(batch, &self.user, &self.storage, is_nullable)?)?)
@@ -216,6 +230,15 @@ fn differ_in_form_only(from: &DataType, to: &DataType) -> bool {
     }
     let mut differ = false;
     same(from, to, &mut differ) && differ
+}
+
+/// A batch of these columns under a schema of the same shape, whose nested fields may differ in nullability and metadata.
+fn labelled(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let mut pairs = schema.fields().iter().zip(&columns);
+    match pairs.all(|(field, column)| field.data_type() == column.data_type()) {
+        true => with_columns(schema, columns, rows),
+        false => relabel(&with_columns(&unlabelled(schema, &columns), columns, rows)?, schema),
+    }
 }
 
 /// The columns under the names of `schema`, with their own types, all nullable.

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fencepost_wal::{MEM_WAL_FOLDER, ManifestStore, Shard, ShardId, ShardManifest};
+use fencepost_wal::{MEM_WAL_FOLDER, ManifestStore, SeenManifest, Shard, ShardId, ShardManifest};
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::base::BaseTable;
@@ -93,10 +94,50 @@ pub(crate) async fn lost(base: &BaseTable) -> Result<Option<ShardId>> {
 /// # Errors
 /// [`Error::Corrupt`] that names the shard.
 pub(crate) async fn check_not_lost(base: &BaseTable, id: ShardId) -> Result<()> {
-    if base.merged().contains_key(&id) && is_behind_its_merges(base, id, manifests(base, id).latest().await?.as_ref()) {
-        return Err(is_lost(base, id));
+    match base.merged().contains_key(&id) {
+        true => refuse_lost(base, id, manifests(base, id).latest().await?.as_ref()),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// The newest manifest of a shard that a writer takes over: the one that was seen before, unless it is older than what this
+/// base version has merged.
+///
+/// # Errors
+/// As [`check_not_lost`].
+pub(crate) async fn see_for_writing(
+    base: &BaseTable,
+    id: ShardId,
+    seen: Option<SeenManifest>,
+) -> Result<Option<SeenManifest>> {
+    let fits = |seen: &SeenManifest| !is_behind_its_merges(base, id, Some(seen.manifest()));
+    if let Some(seen) = seen.filter(fits) {
+        return Ok(Some(seen));
+    }
+    let seen = see(base, id).await?;
+    refuse_lost(base, id, seen.as_ref().map(SeenManifest::manifest))?;
+    Ok(seen)
+}
+
+fn refuse_lost(base: &BaseTable, id: ShardId, manifest: Option<&ShardManifest>) -> Result<()> {
+    match is_behind_its_merges(base, id, manifest) {
+        true => Err(is_lost(base, id)),
+        false => Ok(()),
+    }
+}
+
+/// The newest manifests of the shards that this base version has from the start, if these are few.
+pub(crate) async fn see_few(base: &BaseTable) -> Result<HashMap<ShardId, SeenManifest>> {
+    let fixed = base.fixed_shards();
+    let few = if fixed.len() <= SHARDS_AT_ONCE { fixed } else { &[] };
+    let seen = few.iter().map(|(id, _)| async { Ok::<_, Error>((*id, see(base, *id).await?)) });
+    let seen = try_join_all(seen).await?;
+    Ok(seen.into_iter().filter_map(|(id, seen)| Some((id, seen?))).collect())
+}
+
+/// The newest manifest of a shard.
+pub(crate) async fn see(base: &BaseTable, id: ShardId) -> Result<Option<SeenManifest>> {
+    Ok(manifests(base, id).see().await?)
 }
 
 /// The answer about such a shard.

@@ -8,6 +8,7 @@ use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
 use fencepost_wal::gc::{GcOptions, GcProgress};
 use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, Store, WalTailer};
+use futures::future::join;
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
@@ -212,7 +213,17 @@ impl Table {
     /// if a row could belong to several shards or to none: use [`shard_writer`](Self::shard_writer) or
     /// [`adopt`](Self::adopt), as the message says.
     pub async fn writer(&self, config: WriterConfig) -> Result<TableWriter> {
-        TableWriter::open(self.base.refreshed().await?, Arc::clone(&self.cache), config).await
+        config.validate()?;
+        // Side by side, because each takes its time. A shard that cannot be read now is read again, and its error told, when
+        // it is its turn.
+        let discovered = async {
+            let base = self.base.refreshed().await?;
+            let found = shards::discover(&base).await?;
+            Ok::<_, Error>((base, found))
+        };
+        let (discovered, seen) = join(discovered, shards::see_few(&self.base)).await;
+        let (base, found) = discovered?;
+        TableWriter::open(base, Arc::clone(&self.cache), config, found, &seen.unwrap_or_default()).await
     }
 
     /// Takes one shard over for writing. If the shard has a bucket or a value, its rows must belong there; otherwise

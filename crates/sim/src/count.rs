@@ -108,7 +108,12 @@ pub struct CountingStore {
 impl CountingStore {
     /// A view of `inner` with counters at zero.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, counts: Counts::default() }
+        Self::counted_by(inner, Counts::default())
+    }
+
+    /// A view of `inner` with counters that other views share.
+    pub fn counted_by(inner: Arc<dyn ObjectStore>, counts: Counts) -> Self {
+        Self { inner, counts }
     }
 
     /// The shared counters.

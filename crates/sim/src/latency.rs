@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
 use crate::lock;
@@ -55,23 +55,55 @@ impl Latency {
     }
 }
 
+/// How long requests of each class take.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// PUTs of every mode, copies, renames, and each request of a multipart upload.
+    pub put: Latency,
+    /// GETs and HEADs.
+    pub get: Latency,
+    /// LISTs.
+    pub list: Latency,
+    /// DELETEs; of a bulk delete each object.
+    pub delete: Latency,
+    /// What one request transfers in a second, beside its latency. `None`: bytes take no time.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Pace {
+    /// All classes alike, whatever the bytes.
+    pub fn every(latency: Latency) -> Self {
+        let [put, get, list, delete] = std::array::from_fn(|_| latency.clone());
+        Self { put, get, list, delete, bytes_per_second: None }
+    }
+
+    fn transfer(&self, bytes: u64) -> Duration {
+        self.bytes_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64))
+    }
+}
+
 /// A view of a store through which every request takes a while.
 #[derive(Debug, Clone)]
 pub struct LatencyStore {
     inner: Arc<dyn ObjectStore>,
-    latency: Latency,
+    pace: Arc<Pace>,
     dice: Arc<Mutex<Rng>>,
 }
 
 impl LatencyStore {
     /// A view of `inner`; the n-th request through it takes as long as the seed says.
     pub fn new(inner: Arc<dyn ObjectStore>, latency: Latency, seed: u64) -> Self {
-        Self { inner, latency, dice: Arc::new(Mutex::new(Rng::new(seed))) }
+        Self::paced(inner, Pace::every(latency), seed)
     }
 
-    async fn slowly<T>(&self, request: impl Future<Output = T>) -> T {
-        let millis = self.latency.at(lock(&self.dice).unit());
-        tokio::time::sleep(Duration::from_millis(millis / 2)).await;
+    /// As [`new`](Self::new), by class of request and size.
+    pub fn paced(inner: Arc<dyn ObjectStore>, pace: Pace, seed: u64) -> Self {
+        Self { inner, pace: Arc::new(pace), dice: Arc::new(Mutex::new(Rng::new(seed))) }
+    }
+
+    async fn slowly<T>(&self, latency: &Latency, bytes_sent: u64, request: impl Future<Output = T>) -> T {
+        let millis = latency.at(lock(&self.dice).unit());
+        tokio::time::sleep(Duration::from_millis(millis / 2) + self.pace.transfer(bytes_sent)).await;
         let answer = request.await;
         tokio::time::sleep(Duration::from_millis(millis - millis / 2)).await;
         answer
@@ -83,7 +115,8 @@ impl LatencyStore {
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let this = self.clone();
         stream::once(async move {
-            let found: Vec<ObjectMeta> = this.slowly(async { list(&this.inner).try_collect().await }).await?;
+            let listed = async { list(&this.inner).try_collect().await };
+            let found: Vec<ObjectMeta> = this.slowly(&this.pace.list, 0, listed).await?;
             Ok::<_, object_store::Error>(stream::iter(found.into_iter().map(Ok)))
         })
         .try_flatten()
@@ -100,15 +133,19 @@ impl fmt::Display for LatencyStore {
 #[async_trait]
 impl ObjectStore for LatencyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.slowly(self.inner.put_opts(location, payload, opts)).await
+        let bytes = payload.content_length() as u64;
+        self.slowly(&self.pace.put, bytes, self.inner.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.slowly(self.inner.put_multipart_opts(location, opts)).await
+        let upload = self.slowly(&self.pace.put, 0, self.inner.put_multipart_opts(location, opts)).await?;
+        Ok(Box::new(SlowUpload { upload, store: self.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.slowly(self.inner.get_opts(location, options)).await
+        let answer = self.slowly(&self.pace.get, 0, self.inner.get_opts(location, options)).await?;
+        tokio::time::sleep(self.pace.transfer(answer.range.end - answer.range.start)).await;
+        Ok(answer)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -117,7 +154,7 @@ impl ObjectStore for LatencyStore {
             .delete_stream(locations)
             .then(move |deleted| {
                 let this = this.clone();
-                async move { this.slowly(async { deleted }).await }
+                async move { this.slowly(&this.pace.delete, 0, async { deleted }).await }
             })
             .boxed()
     }
@@ -133,15 +170,39 @@ impl ObjectStore for LatencyStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.slowly(self.inner.list_with_delimiter(prefix)).await
+        self.slowly(&self.pace.list, 0, self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.slowly(self.inner.copy_opts(from, to, options)).await
+        self.slowly(&self.pace.put, 0, self.inner.copy_opts(from, to, options)).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.slowly(self.inner.rename_opts(from, to, options)).await
+        self.slowly(&self.pace.put, 0, self.inner.rename_opts(from, to, options)).await
+    }
+}
+
+/// An upload of which every request takes a while.
+#[derive(Debug)]
+struct SlowUpload {
+    upload: Box<dyn MultipartUpload>,
+    store: LatencyStore,
+}
+
+#[async_trait]
+impl MultipartUpload for SlowUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (store, bytes) = (self.store.clone(), data.content_length() as u64);
+        let part = self.upload.put_part(data);
+        Box::pin(async move { store.slowly(&store.pace.put, bytes, part).await })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.store.slowly(&self.store.pace.put, 0, self.upload.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.store.slowly(&self.store.pace.delete, 0, self.upload.abort()).await
     }
 }
 
@@ -180,6 +241,32 @@ mod tests {
         assert!(inner.head(&path).await.is_ok());
         put.await.unwrap().unwrap();
         assert_eq!(started.elapsed().as_millis(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn classes_and_bytes_take_their_own_time() {
+        let pace =
+            Pace { get: Latency::constant(15), bytes_per_second: Some(1000), ..Pace::every(Latency::constant(30)) };
+        let store = LatencyStore::paced(Arc::new(InMemory::new()), pace, 0);
+        let path = Path::from("a");
+        let mut started = Instant::now();
+        let mut took = || {
+            let millis = started.elapsed().as_millis();
+            started = Instant::now();
+            millis
+        };
+        store.put(&path, vec![0; 500].into()).await.unwrap();
+        assert_eq!(took(), 530);
+        store.get(&path).await.unwrap().bytes().await.unwrap();
+        assert_eq!(took(), 515);
+        store.get_range(&path, 0..100).await.unwrap();
+        assert_eq!(took(), 115);
+        store.list_with_delimiter(None).await.unwrap();
+        assert_eq!(took(), 30);
+        let mut upload = store.put_multipart(&path).await.unwrap();
+        upload.put_part(vec![0; 200].into()).await.unwrap();
+        upload.complete().await.unwrap();
+        assert_eq!(took(), 30 + 230 + 30);
     }
 
     #[tokio::test(start_paused = true)]

@@ -57,7 +57,7 @@ pub use faults::{
     Fault, FaultStore, Gate, InjectedFault, Landed, Op, Outcome, RandomFaults, Record, Rule, RuleBuilder, is_injected,
 };
 pub use ignore_condition::IgnoreConditionStore;
-pub use latency::{Latency, LatencyStore};
+pub use latency::{Latency, LatencyStore, Pace};
 pub use power_loss::{Call, PowerLossDisk, PowerLossStore, Survival, Syncs};
 pub use rng::Rng;
 pub use s3::{S3Habits, S3Server};

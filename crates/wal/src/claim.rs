@@ -6,13 +6,15 @@ mod relocate;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use futures::future::join;
+
 use crate::adopt::inherit;
 use crate::entry::{WalEntry, WriterIdentity};
 use crate::error::{Error, Outcome, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::liveness::{EntryKind, Liveness, MAX_IN_FLIGHT};
 use crate::log::Log;
-use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, ShardManifest, ShardStatus};
+use crate::manifest::{Extension, Fence, HeldManifest, ManifestStore, SeenManifest, ShardManifest, ShardStatus};
 use crate::mutants::{Mutant, is_on};
 use crate::names;
 use crate::prefetch::Prefetch;
@@ -83,11 +85,24 @@ pub struct Opened {
 /// never pauses and is too fast; [`Error::WalStoreMissing`] and [`Error::WalStoreMismatch`] if the log is in a WAL store that is not
 /// to be found, before anybody is fenced; [`Error::WalStoreInUse`]; [`Error::InvalidArgument`] for an option out of its limits.
 pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
+    open_seen(shard, options, None).await
+}
+
+/// As [`open`], by a caller who has looked at the shard a moment ago. That spares the claim reading the newest manifest; if there is a
+/// newer one by now, it is read all the same.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_seen(shard: &Shard, options: &OpenOptions, seen: Option<SeenManifest>) -> Result<Opened> {
     options.validate()?;
     let manifests = ManifestStore::new(shard.clone());
-    let mut claim = claim(shard, &manifests, options.abandon_wal_store).await?;
+    let seen = seen.map(|SeenManifest(held)| held);
+    let mut claim = claim(shard, &manifests, seen, options.abandon_wal_store).await?;
     let mut reading = Reading::new(shard, &claim, options);
-    let stand = match read_and_fence(&manifests, &mut claim, &mut reading, options).await {
+    // Section 3, step 4: the claim's lineage is checked while the log is read, and before a sentinel is sent.
+    let (proven, read) = join(prove(&manifests, &claim.held), reading.read_to_end()).await;
+    proven?;
+    let stand = match fence_behind(&manifests, &mut claim, &mut reading, options, read).await {
         Ok(stand) => stand,
         Err(error) => {
             if is_on(Mutant::CloseUnrecorded) {
@@ -97,7 +112,7 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         }
     };
     if is_on(Mutant::SentinelBeforeLineageCheck) {
-        manifests.lineage_holds(&claim.held.manifest).await?;
+        manifests.prove(&claim.held).await?;
     }
     let record = record(shard, &manifests, &claim, &stand, &reading).await?;
     let (record, log) = match relocate(shard, &manifests, &claim, stand.last, &reading, record).await {
@@ -121,19 +136,30 @@ pub async fn open(shard: &Shard, options: &OpenOptions) -> Result<Opened> {
         current_generation: claim.held.manifest.current_generation,
         replay_after,
     };
-    let is_waived = claim.after_clean_close && is_on(Mutant::CloseWaivesZone);
+    // The first claim that a shard ever had has no predecessor whose stragglers could land (section 5).
+    let is_first = claim.identity.epoch.get() == 1;
+    let is_waived = is_first || (claim.after_clean_close && is_on(Mutant::CloseWaivesZone));
     let zone_from = Some(stand.zone_from).filter(|_| !is_waived);
     let tenure = Tenure::recorded(shard.clone(), log, claim.identity, stand.last, zone_from, reading.liveness, record);
     Ok(Opened { tenure, replay })
 }
 
-async fn read_and_fence(
+async fn prove(manifests: &ManifestStore, claimed: &HeldManifest) -> Result<()> {
+    match is_on(Mutant::SentinelBeforeLineageCheck) {
+        true => Ok(()),
+        false => manifests.prove(claimed).await,
+    }
+}
+
+/// Fences behind what was read, if that was whole.
+async fn fence_behind(
     manifests: &ManifestStore,
     claim: &mut Claim,
     reading: &mut Reading<'_>,
     options: &OpenOptions,
+    read: Result<()>,
 ) -> Result<Stand> {
-    reading.read_to_end().await?;
+    read?;
     if is_on(Mutant::StoreChangedWithoutSentinel) {
         let (last, held) = (before(reading.next), claim.held.clone());
         (claim.held, claim.log) = relocate(reading.shard, manifests, claim, last, reading, held).await?;
@@ -197,11 +223,12 @@ impl Claim {
     }
 }
 
-/// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back.
-async fn claim(shard: &Shard, manifests: &ManifestStore, abandon: bool) -> Result<Claim> {
+/// Step 1. From here on no older writer can move R, so nothing above R can be deleted behind our back; if the lineage
+/// check, which the caller owes, says that it was committed at all.
+async fn claim(shard: &Shard, manifests: &ManifestStore, seen: Option<HeldManifest>, abandon: bool) -> Result<Claim> {
     let writer_id = shard.store().surroundings().fresh_id();
     let found = Mutex::new((false, Log::own(shard)));
-    let committed = manifests.commit(None, |manifest| {
+    let committed = manifests.commit_unproven(seen, |manifest| {
         let found = &found;
         async move {
             let mut next = inherit(shard, manifests, manifest).await?;
@@ -308,8 +335,11 @@ impl<'a> Reading<'a> {
             self.take(entry)?;
             self.may_read = self.may_read.saturating_add(1);
         }
-        // A live predecessor may have gone on since the LIST.
-        self.read_on().await?;
+        // A live predecessor may have gone on since the LIST. Where nothing says that there is more, the sentinel finds that
+        // out: like a GET, its PUT says what stands there now, later than the LIST.
+        if highest >= self.next.get() || self.last_seen >= self.next {
+            self.read_on().await?;
+        }
         // I1: an end that was found in a wiped store is none.
         self.log.confirm().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.

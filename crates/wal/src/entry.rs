@@ -14,11 +14,16 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::preflight;
+use crate::writer::bytes_in_memory;
 
 /// Largest entry that is written or read, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 256 << 20;
 /// Batches with fewer rows than this are concatenated into one per entry.
 const CONCATENATE_BELOW_ROWS: usize = 1_000;
+/// What Arrow adds to a batch, about: so that a buffer need not grow.
+const FRAME_BYTES: usize = 1 << 10;
+/// Views of a large buffer count as all of it, although little of it may be sent.
+const MOST_RESERVED_BYTES: usize = 16 << 20;
 
 const KEY_EPOCH: &str = "writer_epoch";
 const KEY_SENTINEL: &str = "fence_sentinel";
@@ -87,8 +92,12 @@ impl WalEntry {
 
 /// Encodes the batches of one entry; small ones become one batch, because the entry is the unit of durability.
 pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
-    let combined = combine_small(schema, batches);
-    let bytes = encode(&tagged(schema, writer, false), &combined)?;
+    encode_combined(schema, &combine_small(schema, batches), writer)
+}
+
+/// [`encode_rows`] of batches that [`combine_small`] made.
+pub(crate) fn encode_combined(schema: &SchemaRef, combined: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
+    let bytes = encode(&tagged(schema, writer, false), combined)?;
     if bytes.len() > MAX_ENTRY_BYTES {
         return Err(Error::TooLarge {
             what: "the WAL entry".into(),
@@ -144,7 +153,8 @@ fn untagged(schema: &Schema) -> Schema {
     Schema::new_with_metadata(fields, metadata)
 }
 
-fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch> {
+/// The batches of one entry: small ones that follow each other as one, as far as they can be, and none without rows.
+pub(crate) fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch> {
     let mut combined = Vec::new();
     let mut small: Vec<&RecordBatch> = Vec::new();
     let flush = |small: &mut Vec<&RecordBatch>, combined: &mut Vec<RecordBatch>| {
@@ -174,7 +184,9 @@ fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch
 fn encode(schema: &Schema, batches: &[RecordBatch]) -> Result<Bytes> {
     let failed = || Error::arrow("cannot encode a WAL entry");
     let options = IpcWriteOptions::try_new(8, false, arrow_ipc::MetadataVersion::V5).map_err(failed())?;
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), schema, options).map_err(failed())?;
+    let expected = batches.iter().map(|batch| FRAME_BYTES + bytes_in_memory(batch).unwrap_or_default());
+    let buffer = Vec::with_capacity((FRAME_BYTES + expected.sum::<usize>()).min(MOST_RESERVED_BYTES));
+    let mut writer = StreamWriter::try_new_with_options(buffer, schema, options).map_err(failed())?;
     for batch in batches {
         writer.write(batch).map_err(failed())?;
     }

@@ -91,7 +91,7 @@ mod writer;
 pub use adopt::{Adopted, adopt};
 pub use appender::WalAppender;
 pub use background::BackgroundTask;
-pub use claim::{OpenOptions, Opened, Replay, open};
+pub use claim::{OpenOptions, Opened, Replay, open, open_seen};
 pub use entry::{MAX_ENTRY_BYTES, WalEntry, WriterIdentity};
 pub use error::{Error, Outcome, Result};
 pub use files::{FileSync, OsFiles};
@@ -99,8 +99,8 @@ pub use ids::{Epoch, Generation, ManifestVersion, Position, ShardId};
 pub use liveness::{EntryKind, MAX_IN_FLIGHT};
 pub use log::Log;
 pub use manifest::{
-    Extension, FORMAT_VERSION, Fence, ManifestStore, Origin, RowFilter, ShardFieldEntry, ShardManifest, ShardPlace,
-    ShardStatus, SsTable, SsTableBase,
+    Extension, FORMAT_VERSION, Fence, ManifestStore, Origin, RowFilter, SeenManifest, ShardFieldEntry, ShardManifest,
+    ShardPlace, ShardStatus, SsTable, SsTableBase,
 };
 pub use meter::{Latency, Meter, OperationStats};
 pub use probe::{Answers, ProbeReport, PutFigures, Survey, SurveyOptions, SurveyReport, SurveyStep, probe};
@@ -113,4 +113,6 @@ pub use tailer::{FollowOptions, WalTailer};
 pub use tenure::Tenure;
 pub use verify::{Finding, FindingKind, Severity, VerifyCounts, VerifyOptions, VerifyReport, verify};
 pub use wal_store::{IDENTITY_OBJECT, WalStoreRef};
-pub use writer::{Admission, Admitted, AppendRequest, Durability, Held, Landed, WalConfig, WalOnly, WalWriter};
+pub use writer::{
+    Admission, Admitted, AppendRequest, Durability, Held, Landed, LandedEntry, WalConfig, WalOnly, WalWriter,
+};

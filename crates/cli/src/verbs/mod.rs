@@ -1,6 +1,7 @@
 //! One module per verb: arguments in, engine calls, result out.
 
 pub(crate) mod adopt;
+pub(crate) mod bench;
 pub(crate) mod checkpoint;
 pub(crate) mod clone;
 pub(crate) mod create;

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bad_input;
+mod bench;
 mod checkpoints;
 mod clones;
 #[cfg(unix)]

@@ -17,15 +17,14 @@ use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use parking_lot::RwLock;
 
-use self::batch_store::BatchStore;
 use self::index::Indexes;
-use self::pk_index::PkIndex;
 use crate::error::{Error, Result};
 use crate::key::KeyEncoder;
 use crate::{Generation, Position};
 
-pub(crate) use self::batch_store::{array_bytes, batch_bytes};
+pub(crate) use self::batch_store::{BatchStore, array_bytes, batch_bytes};
 pub(crate) use self::index::{IndexSet, Nearby, ValueRange, count_words, query_words, text_at};
+pub(crate) use self::pk_index::PkIndex;
 pub(crate) use self::snapshot::MemTableSnapshot;
 
 /// One generation of a shard's rows. All calls take `&self`: one task applies entries while others take snapshots.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
-use arrow_array::{BooleanArray, Float32Array, RecordBatch, UInt32Array};
+use arrow_array::{BooleanArray, Float32Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_buffer::BooleanBuffer;
 use arrow_row::Rows;
 use arrow_schema::SchemaRef;
@@ -23,6 +23,7 @@ use super::index::{Indexes, Nearby, TextMatches, ValueRange};
 use crate::Generation;
 use crate::error::{Error, Result};
 use crate::index::{FullTextConfig, Metric};
+use crate::rows::TOMBSTONE;
 
 /// The most rows in a batch made for a flush.
 pub(super) const FLUSH_BATCH_ROWS: usize = 8192;
@@ -188,6 +189,43 @@ impl MemTableSnapshot {
         let state = self.state.read();
         let newest = |key| state.index.as_ref()?.newest_of(key, self.view.rows());
         keys.into_iter().map(newest).collect()
+    }
+
+    /// The number of a key's newest row, a tombstone too.
+    pub(crate) fn newest_row(&self, key: &[u8]) -> Option<usize> {
+        self.state.read().index.as_ref()?.newest_of(key, self.view.rows())
+    }
+
+    /// One row under a schema of some of the user's columns, without a copy: no row if it is a tombstone. `None`: the schema has
+    /// columns that this MemTable has not, or has in another form.
+    ///
+    /// # Errors
+    /// [`Error::Arrow`] if there is no such row.
+    pub(crate) fn row(&self, row: usize, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
+        let Some(stored) = self.view.batch_of(row) else {
+            let reason = format!("row {row} of {}", self.view.rows());
+            let error = arrow_schema::ArrowError::InvalidArgumentError(reason);
+            return Err(Error::arrow("taking a row of a MemTable")(error));
+        };
+        let (batch, at) = (&stored.batch, row - stored.first_row);
+        // The last column, if the rows can be deleted.
+        let tombstones = batch.columns().last().and_then(|column| column.as_boolean_opt());
+        let is_tombstone = self.schema.fields().last().is_some_and(|field| field.name() == TOMBSTONE);
+        if tombstones.is_some_and(|deleted| is_tombstone && deleted.value(at)) {
+            return Ok(Some(RecordBatch::new_empty(Arc::clone(schema))));
+        }
+        let mut columns = Vec::with_capacity(schema.fields().len());
+        for (n, field) in schema.fields().iter().enumerate() {
+            // Most often the columns stand in the same order.
+            let is_same = self.schema.fields().get(n).is_some_and(|own| own.name() == field.name());
+            let place = if is_same { Some(n) } else { self.schema.index_of(field.name()).ok() };
+            let Some(column) = place.and_then(|place| batch.columns().get(place)) else {
+                return Ok(None);
+            };
+            columns.push(column.slice(at, 1));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).ok())
     }
 
     /// These rows, in this order, with only these columns.

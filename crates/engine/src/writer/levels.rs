@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use fencepost_wal::{Generation, Held, Landed, Meter, Position, SsTable};
+use fencepost_wal::{Generation, Held, Landed, LandedEntry, Meter, Position, SsTable};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ struct State {
     counted: Counted,
     /// Everything up to here was applied.
     applied: Position,
-    /// Batches applied since the writer was opened, to line up with the log's queue.
+    /// Batches of appends that were applied since the writer was opened, to line up with the log's queue.
     landed_batches: u64,
     /// Oldest first, each with its share of the memory budget.
     frozen: VecDeque<(Frozen, Counted)>,
@@ -74,8 +74,8 @@ pub(crate) struct Levels {
 /// Where an entry that is applied comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// This writer's log queue.
-    Landed,
+    /// This writer's log queue, in which it was so many batches.
+    Landed { appended: usize },
     /// The replay of a log that Fencepost wrote.
     Replay,
     /// The replay of entries that Lance stamped with a generation, and of those before them: they are published
@@ -169,8 +169,8 @@ impl Levels {
         state.counted.held.merge(held);
         state.applied = position;
         self.to_index.notify_one();
-        if origin == Origin::Landed {
-            state.landed_batches += batches.len() as u64;
+        if let Origin::Landed { appended } = origin {
+            state.landed_batches += appended as u64;
         }
         let active = &state.active;
         if may_freeze
@@ -358,8 +358,8 @@ pub(crate) struct Feed {
 }
 
 impl Landed for Feed {
-    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String> {
-        let applied = self.levels.apply(position, &batches, held, Origin::Landed);
+    fn landed(&mut self, LandedEntry { position, batches, appended, held }: LandedEntry) -> Result<(), String> {
+        let applied = self.levels.apply(position, &batches, held, Origin::Landed { appended });
         self.levels.bell.notify_one();
         applied.map_err(|e| format!("entry {position} landed but cannot be applied to the MemTable: {e}"))
     }

@@ -22,7 +22,7 @@ use fencepost_wal::checkpoint::{Checkpoint, CheckpointOptions};
 use fencepost_wal::gc::{BackgroundGc, BaseProgress};
 use fencepost_wal::{
     BackgroundTask, Durability as Landing, Epoch, Error as WalError, Generation, Meter, Opened, Position, Replay,
-    Shard, ShardId, Tenure, WalOnly, WalWriter,
+    SeenManifest, Shard, ShardId, Tenure, WalOnly, WalWriter,
 };
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::RwLock;
@@ -114,10 +114,21 @@ impl ShardWriter {
         shard: Shard,
         config: WriterConfig,
     ) -> Result<Self> {
-        match Self::open_in_layout(base.clone(), Arc::clone(&cache), shard.clone(), config.clone()).await {
+        Self::open_seen(base, cache, shard, config, None).await
+    }
+
+    /// As [`open`](Self::open), with the shard's manifest if the caller has read it a moment ago.
+    pub(crate) async fn open_seen(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        shard: Shard,
+        config: WriterConfig,
+        seen: Option<SeenManifest>,
+    ) -> Result<Self> {
+        match Self::open_in_layout(base.clone(), Arc::clone(&cache), shard.clone(), config.clone(), seen).await {
             Err(Error::Wal(error @ WalError::ShardClosed { state: "sealed", .. })) => {
                 match reshard::unseal(&base, &shard).await? {
-                    true => Self::open_in_layout(base, cache, shard, config).await,
+                    true => Self::open_in_layout(base, cache, shard, config, None).await,
                     false => Err(reshard::too_late(&base, error.into()).await),
                 }
             }
@@ -125,24 +136,26 @@ impl ShardWriter {
         }
     }
 
-    /// [`open`](Self::open) without a word about layouts.
+    /// [`open_seen`](Self::open_seen) without a word about layouts.
     pub(crate) async fn open_in_layout(
         base: BaseTable,
         cache: Arc<SsTableCache>,
         shard: Shard,
         config: WriterConfig,
+        seen: Option<SeenManifest>,
     ) -> Result<Self> {
         let indexes = indexing::indexes_of(&base, &config).await?;
         let sstables = lance_writer(&base, &indexes);
-        Self::open_with(base, cache, shard, config, sstables).await
+        Self::open_with(base, cache, shard, config, seen, sstables).await
     }
 
-    /// [`open`](Self::open) with SSTables of another form, which only their writer can read.
+    /// [`open_seen`](Self::open_seen) with SSTables of another form, which only their writer can read.
     async fn open_with(
         base: BaseTable,
         cache: Arc<SsTableCache>,
         shard: Shard,
         config: WriterConfig,
+        seen: Option<SeenManifest>,
         sstables: Arc<dyn SsTableWriter>,
     ) -> Result<Self> {
         // Before anybody is fenced.
@@ -150,8 +163,8 @@ impl ShardWriter {
         // Whether it can be written to at all.
         RowFormat::of(&base)?;
         let indexes = indexing::indexes_of(&base, &config).await?;
-        shards::check_not_lost(&base, shard.id()).await?;
-        let Opened { tenure, replay } = fencepost_wal::open(&shard, &config.open).await?;
+        let seen = shards::see_for_writing(&base, shard.id(), seen).await?;
+        let Opened { tenure, replay } = fencepost_wal::open_seen(&shard, &config.open, seen).await?;
         let value = base.shard_value(shard.id(), Some(&tenure.manifest().await));
         let columns = Columns::of(&base, &value)?;
         let format = &columns.format;

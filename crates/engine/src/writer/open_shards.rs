@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fencepost_wal::{Error as WalError, Outcome, ShardId};
+use fencepost_wal::{Error as WalError, Outcome, SeenManifest, ShardId};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
 
@@ -39,16 +39,23 @@ struct State {
 }
 
 impl OpenShards {
-    /// Takes over every shard that the table has, and makes those that it has from the start.
-    pub(super) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
+    /// Takes over every shard that was found, which are all that the table has, and makes those that it has from the start. `seen` may have manifests of
+    /// some that were read a moment ago.
+    pub(super) async fn open(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        config: WriterConfig,
+        found: Vec<TableShard>,
+        seen: &HashMap<ShardId, SeenManifest>,
+    ) -> Result<Self> {
         // Before anybody is fenced.
         config.validate()?;
-        let found = shards::for_writing(&base, shards::discover(&base).await?)?;
+        let found = shards::for_writing(&base, found)?;
         let shards = Self { base: RwLock::new(base), cache, config, state: RwLock::default() };
         shards.check_limit(found.len())?;
         let opened = stream::iter(found).map(|shard| {
-            let shards = &shards;
-            async move { Ok::<_, Error>((shards.open_one(&shard).await?, shard.value)) }
+            let (shards, seen) = (&shards, seen.get(&shard.id).cloned());
+            async move { Ok::<_, Error>((shards.open_one(&shard, seen).await?, shard.value)) }
         });
         let opened: Vec<_> = opened.buffered(SHARDS_AT_ONCE).try_collect().await?;
         opened.into_iter().try_for_each(|(writer, value)| shards.insert(value, writer))?;
@@ -64,12 +71,13 @@ impl OpenShards {
         self.base.read().clone()
     }
 
-    async fn open_one(&self, shard: &TableShard) -> Result<ShardWriter> {
+    /// `seen`: the shard's manifest, if it was read a moment ago.
+    async fn open_one(&self, shard: &TableShard, seen: Option<SeenManifest>) -> Result<ShardWriter> {
         let base = self.base();
         let make = || shards::make(&base, shard.id, &shard.value);
-        let open = || {
+        let open = |seen| {
             let place = base.shard(shard.id);
-            ShardWriter::open(base.clone(), Arc::clone(&self.cache), place, self.config.clone())
+            ShardWriter::open_seen(base.clone(), Arc::clone(&self.cache), place, self.config.clone(), seen)
         };
         if !shard.made {
             make().await?;
@@ -77,12 +85,12 @@ impl OpenShards {
             // deletion that did not.
             base.refreshed().await?;
         }
-        match open().await {
+        match open(seen).await {
             // A folder is all that its creator came to make.
             Err(Error::Wal(WalError::ShardNotFound { .. })) if shard.made => {
                 make().await?;
                 base.refreshed().await?;
-                open().await
+                open(None).await
             }
             opened => opened,
         }
@@ -170,7 +178,7 @@ impl OpenShards {
             }
         };
         let missing = missing.iter().map(shard).collect::<Result<Vec<_>>>()?;
-        let opened = stream::iter(missing).map(|shard| async move { (self.open_one(&shard).await, shard) });
+        let opened = stream::iter(missing).map(|shard| async move { (self.open_one(&shard, None).await, shard) });
         let mut opened = opened.buffered(SHARDS_AT_ONCE);
         let mut failed = None;
         while let Some((result, TableShard { id, value, .. })) = opened.next().await {

@@ -1,6 +1,6 @@
 //! The writer of a whole table: routes rows to shards and writes them side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -8,7 +8,7 @@ use std::task::Poll;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::catalog::TableProvider;
-use fencepost_wal::{Error as WalError, Generation, Outcome, ShardId};
+use fencepost_wal::{Error as WalError, Generation, Outcome, SeenManifest, ShardId};
 use futures::future::{join_all, maybe_done};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
@@ -27,7 +27,7 @@ use crate::read::{MAX_ROUNDS, ShardView, Snapshot, SsTableCache, TableSnapshot, 
 use crate::reshard;
 use crate::rows::RowFormat;
 use crate::sharding::{Router, ShardValue, Sharding};
-use crate::shards;
+use crate::shards::{self, TableShard};
 use crate::written::Written;
 
 /// Writes to every shard of a table. All methods take `&self`: share it between tasks.
@@ -63,11 +63,18 @@ impl Columns {
 }
 
 impl TableWriter {
-    pub(crate) async fn open(base: BaseTable, cache: Arc<SsTableCache>, config: WriterConfig) -> Result<Self> {
+    /// `found`: the shards of this base version; `seen` may have manifests of some that were read a moment ago.
+    pub(crate) async fn open(
+        base: BaseTable,
+        cache: Arc<SsTableCache>,
+        config: WriterConfig,
+        found: Vec<TableShard>,
+        seen: &HashMap<ShardId, SeenManifest>,
+    ) -> Result<Self> {
         let grows = matches!(base.sharding(), Sharding::Identity { .. });
         let own = config.clone();
         // First: it knows best what to do with a table whose rows have no rule for their shard.
-        let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config).await?;
+        let shards = OpenShards::open(base.clone(), Arc::clone(&cache), config, found, seen).await?;
         let (columns, indexes) = (Columns::of(&base)?, indexes_of(&base, &own).await?);
         Ok(Self { cache, columns: RwLock::new(columns), indexes, shards, turnstile: grows.then(Mutex::default) })
     }

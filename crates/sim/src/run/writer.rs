@@ -9,8 +9,8 @@ use std::time::Duration;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use fencepost_wal::{
-    Durability, Error, Held, Landed, OpenOptions, Opened, Outcome, Position, Replay, Result, Shard, ShardManifest,
-    SsTable, Tenure, WalAppender, WalConfig, WalWriter, open,
+    Durability, Error, Landed, LandedEntry, OpenOptions, Opened, Outcome, Position, Replay, Result, Shard,
+    ShardManifest, SsTable, Tenure, WalAppender, WalConfig, WalWriter, open,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -30,8 +30,8 @@ type MemTable = Arc<Mutex<VecDeque<(u64, Vec<u64>)>>>;
 struct Sink(MemTable);
 
 impl Landed for Sink {
-    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, _: Held) -> Result<(), String> {
-        lock(&self.0).push_back((position.get(), batches.iter().flat_map(ids_of).collect()));
+    fn landed(&mut self, entry: LandedEntry) -> Result<(), String> {
+        lock(&self.0).push_back((entry.position.get(), entry.batches.iter().flat_map(ids_of).collect()));
         Ok(())
     }
 }

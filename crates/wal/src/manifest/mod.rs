@@ -16,7 +16,7 @@ use crate::wal_store::WalStoreRef;
 
 pub use origin::{Origin, RowFilter, ShardPlace, SsTableBase};
 pub(crate) use store::HeldManifest;
-pub use store::ManifestStore;
+pub use store::{ManifestStore, SeenManifest};
 
 /// The version of [`Extension`] that this code writes, and the highest that it understands.
 pub const FORMAT_VERSION: u32 = 1;

@@ -43,6 +43,17 @@ impl HeldManifest {
     }
 }
 
+/// A shard's newest manifest as it was when it was read. Whoever is given it may spare itself reading it again.
+#[derive(Debug, Clone)]
+pub struct SeenManifest(pub(crate) HeldManifest);
+
+impl SeenManifest {
+    /// What was read.
+    pub fn manifest(&self) -> &ShardManifest {
+        &self.0.manifest
+    }
+}
+
 /// Reads and commits the manifests of one shard. Holds no state: storage is the truth.
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
@@ -90,6 +101,16 @@ impl ManifestStore {
             }
         }
         Err(Error::Contention { shard: self.shard.id(), attempts: MAX_LIST_ROUNDS })
+    }
+
+    /// [`latest`](Self::latest), to be handed on to [`open_seen`](crate::open_seen).
+    ///
+    /// # Errors
+    /// As [`latest`](Self::latest).
+    pub async fn see(&self) -> Result<Option<SeenManifest>> {
+        let since = Instant::now();
+        let found = self.latest().await?;
+        Ok(found.map(|manifest| SeenManifest(HeldManifest { manifest, since })))
     }
 
     /// The newest manifest, or an error if the shard does not exist.
@@ -200,7 +221,22 @@ impl ManifestStore {
     ///
     /// # Errors
     /// [`Error::CommitUnknown`] if the manifest may or may not be part of the shard's history.
-    pub(crate) async fn commit<C, F>(&self, held: Option<HeldManifest>, mut change: C) -> Result<HeldManifest>
+    pub(crate) async fn commit<C, F>(&self, held: Option<HeldManifest>, change: C) -> Result<HeldManifest>
+    where
+        C: FnMut(ShardManifest) -> F,
+        F: Future<Output = Result<ShardManifest>>,
+    {
+        let committed = self.commit_unproven(held, change).await?;
+        self.prove(&committed).await?;
+        Ok(committed)
+    }
+
+    /// [`commit`](Self::commit) without the lineage check. Until [`prove`](Self::prove) has passed, the caller may read and
+    /// nothing else (protocol section 3, step 4).
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub(crate) async fn commit_unproven<C, F>(&self, held: Option<HeldManifest>, mut change: C) -> Result<HeldManifest>
     where
         C: FnMut(ShardManifest) -> F,
         F: Future<Output = Result<ShardManifest>>,
@@ -211,7 +247,7 @@ impl ManifestStore {
                 Some(parent) => (parent, false),
                 None => (self.latest_existing().await?, true),
             };
-            let (latest, parent_epoch) = (parent.version, parent.writer_epoch);
+            let latest = parent.version;
             let parent_commit_id = parent.commit_id().unwrap_or_default();
             let version = latest.next()?;
             let mut next = match change(parent).await {
@@ -221,27 +257,30 @@ impl ManifestStore {
                 // The manifest that was held may not be the latest any more, which alone can refuse.
                 Err(_) => continue,
             };
-            let is_claim = next.writer_epoch > parent_epoch;
             next.version = version;
             let extension = next.extension.get_or_insert_with(Extension::default);
             extension.parent_commit_id = parent_commit_id;
             extension.commit_id = self.fresh_id();
             match self.create(&next).await? {
-                // I6: success proves only that the name was free; it may be one that was pruned.
-                Created::Ours => {
-                    if !(is_claim && is_on(Mutant::SentinelBeforeLineageCheck)) {
-                        self.lineage_holds(&next).await?;
-                    }
-                    // Nobody looks for what is deleted, and a hint could come after all else is gone.
-                    if !next.is_deleted() {
-                        self.leave_hint(next.version);
-                    }
-                    return Ok(HeldManifest::new(next));
-                }
+                Created::Ours => return Ok(HeldManifest::new(next)),
                 Created::SomebodyElses(found) => self.was_there_first(&found).await?,
             }
         }
         Err(Error::Contention { shard: self.shard.id(), attempts: MAX_CONFLICTS })
+    }
+
+    /// The lineage check of what [`commit_unproven`](Self::commit_unproven) has committed. I6: its success proves only that the
+    /// name was free; it may be one that was pruned.
+    ///
+    /// # Errors
+    /// [`Error::CommitUnknown`].
+    pub(crate) async fn prove(&self, committed: &HeldManifest) -> Result<()> {
+        self.lineage_holds(&committed.manifest).await?;
+        // Nobody looks for what is deleted, and a hint could come after all else is gone.
+        if !committed.manifest.is_deleted() {
+            self.leave_hint(committed.manifest.version);
+        }
+        Ok(())
     }
 
     /// Lets a sealed shard take writers again, on top of exactly this version: the caller has found out after reading it that nobody relies on

@@ -13,10 +13,10 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::Landed;
 use super::group::{Group, Ready};
 use super::pace::{Cap, Spacing};
 use super::queue::{Held, Queue, Waiter};
+use super::{Landed, LandedEntry};
 use crate::appender::resolve;
 use crate::error::{Error, Outcome, Result};
 use crate::ids::Position;
@@ -32,6 +32,8 @@ struct Entry {
     position: Position,
     bytes: Bytes,
     batches: Vec<RecordBatch>,
+    /// The batches of appends that these were made of.
+    appended: usize,
     held: Held,
     waiters: Vec<Answered>,
     /// When its rows were taken from the queue.
@@ -205,6 +207,7 @@ impl Flusher {
             position: self.next,
             bytes,
             batches,
+            appended: items.iter().filter(|item| item.batch.is_some()).count(),
             held: Held::default(),
             waiters: Vec::new(),
             taken,
@@ -274,10 +277,10 @@ impl Flusher {
             };
             self.tenure.acknowledge(entry.position);
             self.queue.counters.flush.record(entry.rows(), entry.bytes.len(), entry.taken.elapsed());
-            let batches = entry.batches.len();
-            let taken = self.sink.landed(entry.position, entry.batches, entry.held);
+            let Entry { position, batches, appended, held, .. } = entry;
+            let taken = self.sink.landed(LandedEntry { position, batches, appended, held });
             // After the sink has them, so that a reader of both never misses them.
-            self.queue.waiting().hand_over(batches);
+            self.queue.waiting().hand_over(appended);
             if let Err(reason) = taken {
                 let error = self.tenure.poison(reason, Outcome::Written);
                 entry.waiters.into_iter().for_each(|a| drop(a.waiter.send(Err(error.clone()))));

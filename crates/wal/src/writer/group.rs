@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::queue::{Item, Queue};
-use crate::entry::{WriterIdentity, encode_rows};
+use crate::entry::{WriterIdentity, combine_small, encode_combined};
 use crate::error::{Error, Result};
 
 /// Items that were taken from the queue to leave as one entry, in the order of the queue.
@@ -31,12 +31,15 @@ enum Encoding {
 #[derive(Debug)]
 struct Encoded {
     batches: usize,
+    /// What was encoded: the rows of these batches, small ones put together.
+    combined: Vec<RecordBatch>,
     bytes: Bytes,
 }
 
 /// A group that can be sent.
 pub(super) struct Ready {
     pub(super) items: Vec<Item>,
+    /// The rows of the items, as they are logged: small batches put together.
     pub(super) batches: Vec<RecordBatch>,
     pub(super) bytes: Bytes,
     /// When the items were taken from the queue.
@@ -88,9 +91,9 @@ impl Group {
     /// What is to be sent of an encoded group. What does not fit returns to the queue; after an error all of it.
     pub(super) fn ready(mut self, queue: &Queue) -> Result<Ready> {
         match self.encoding {
-            Encoding::Done(Ok(Encoded { batches: keep, bytes })) => {
+            Encoding::Done(Ok(Encoded { batches: keep, combined, bytes })) => {
                 give_back(queue, &mut self.items, keep);
-                Ok(Ready { batches: batches_of(&self.items), items: self.items, bytes, taken: self.taken })
+                Ok(Ready { batches: combined, items: self.items, bytes, taken: self.taken })
             }
             Encoding::Done(Err(error)) => {
                 give_back(queue, &mut self.items, 0);
@@ -117,8 +120,9 @@ fn batches_of(items: &[Item]) -> Vec<RecordBatch> {
 fn encode(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity, limit: usize) -> Result<Encoded> {
     let mut batches = batches;
     loop {
-        match encode_rows(schema, batches, writer) {
-            Ok(bytes) if bytes.len() <= limit => return Ok(Encoded { batches: batches.len(), bytes }),
+        let combined = combine_small(schema, batches);
+        match encode_combined(schema, &combined, writer) {
+            Ok(bytes) if bytes.len() <= limit => return Ok(Encoded { batches: batches.len(), combined, bytes }),
             Ok(_) | Err(Error::TooLarge { .. }) if batches.len() > 1 => {}
             // Each piece was measured when it was accepted, so that one alone always fits.
             Ok(_) => return Err(Error::InvalidArgument("a piece of an append fits into no entry".into())),
@@ -179,11 +183,10 @@ mod tests {
         queue
     }
 
+    /// The first character of every row: what a batch was made of, whether or not it was put together with others.
     fn firsts(batches: &[RecordBatch]) -> Vec<char> {
-        let first = |batch: &RecordBatch| {
-            batch.column(0).as_any().downcast_ref::<StringViewArray>().unwrap().value(0).chars().next().unwrap()
-        };
-        batches.iter().map(first).collect()
+        let texts = batches.iter().map(|batch| batch.column(0).as_any().downcast_ref::<StringViewArray>().unwrap());
+        texts.flat_map(|texts| texts.iter().map(|text| text.unwrap().chars().next().unwrap())).collect()
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ fn is_sent_as_a_slice(data_type: &DataType) -> bool {
 }
 
 /// Bytes that a batch takes in memory, slices counted as what they show; at least one.
-pub(super) fn bytes_in_memory(batch: &RecordBatch) -> Result<usize> {
+pub(crate) fn bytes_in_memory(batch: &RecordBatch) -> Result<usize> {
     Ok(1 + bytes_of_columns(batch.columns())?)
 }
 

@@ -32,16 +32,30 @@ use crate::tenure::Tenure;
 pub use admission::{Admission, Admitted, AppendRequest};
 pub use config::WalConfig;
 use flusher::Flusher;
+pub(crate) use measure::bytes_in_memory;
 pub use queue::Held;
 use queue::Queue;
 
 /// Receives entries once they landed, in order, before their appends are acknowledged: what a MemTable is fed by.
 pub trait Landed: Send + 'static {
-    /// Takes one entry. `held` is its share of the memory budget, released when it is dropped.
+    /// Takes one entry.
     ///
     /// # Errors
     /// An error poisons the writer: the rows are in the log, but this handle can no longer answer for them.
-    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String>;
+    fn landed(&mut self, entry: LandedEntry) -> Result<(), String>;
+}
+
+/// An entry that landed, and every entry before it.
+#[derive(Debug)]
+pub struct LandedEntry {
+    /// Its place in the log.
+    pub position: Position,
+    /// Its rows, as a reader of the log finds them: small batches of several appends are one.
+    pub batches: Vec<RecordBatch>,
+    /// The batches of appends that these were made of, as [`WalWriter::pending`] counts them.
+    pub appended: usize,
+    /// Its share of the memory budget, released when it is dropped.
+    pub held: Held,
 }
 
 /// Releases the memory of an entry as soon as it landed: the log alone, without a MemTable.
@@ -49,7 +63,7 @@ pub trait Landed: Send + 'static {
 pub struct WalOnly;
 
 impl Landed for WalOnly {
-    fn landed(&mut self, _: Position, _: Vec<RecordBatch>, _: Held) -> Result<(), String> {
+    fn landed(&mut self, _: LandedEntry) -> Result<(), String> {
         Ok(())
     }
 }

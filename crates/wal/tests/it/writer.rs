@@ -11,7 +11,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Schema, SchemaRef, UnionFields, UnionMode};
 use fencepost_sim::{Fault, Op, Rng};
 use fencepost_wal::{
-    Error, Held, Landed, OpenOptions, Outcome, Position, Result, WalConfig, WalTailer, WalWriter, open,
+    Error, Held, Landed, LandedEntry, OpenOptions, Outcome, Position, Result, WalConfig, WalTailer, WalWriter, open,
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -169,9 +169,22 @@ async fn a_flush_waits_without_spinning_while_the_window_is_open() {
 async fn one_put_at_a_time_within_reach_of_stragglers_and_several_behind() {
     let bucket = bucket().await;
     let process = bucket.patient();
+    // Nobody was there before the first writer of all.
+    let first = process.writer(WalConfig { max_in_flight: 8, ..WalConfig::default() }).await;
+    assert!(widths(&process, &first, 3).await.iter().all(|(_, running)| *running == 8));
+    drop(first);
     let writer = process.writer(WalConfig { max_in_flight: 8, ..WalConfig::default() }).await;
+    let sentinel = writer.tenure().sentinel().get();
+    for (first, running) in widths(&process, &writer, 40).await {
+        let expected = if first <= sentinel + 32 { 1 } else { 8 };
+        assert_eq!(running, expected, "at {first}, sentinel at {sentinel}");
+    }
+}
+
+/// How many PUTs run at once when twelve appends come together, and the position of the first, so many times.
+async fn widths(process: &Process, writer: &WalWriter, rounds: i64) -> Vec<(u64, u64)> {
     let mut width = Vec::new();
-    for round in 0..40 {
+    for round in 0..rounds {
         let gate = process.faults.on(Op::Create).path_contains("/wal/").always().stall();
         let mut appends = Vec::new();
         for id in 0..12 {
@@ -187,13 +200,7 @@ async fn one_put_at_a_time_within_reach_of_stragglers_and_several_behind() {
             append.await.unwrap();
         }
     }
-    for (next, running) in width {
-        let first = next - running;
-        match first {
-            ..=33 => assert_eq!(running, 1, "at {first}"),
-            _ => assert_eq!(running, 8, "at {first}"),
-        }
-    }
+    width.into_iter().map(|(next, running)| (next - running, running)).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -461,7 +468,7 @@ struct MemTable {
 }
 
 impl Landed for MemTable {
-    fn landed(&mut self, position: Position, batches: Vec<RecordBatch>, held: Held) -> Result<(), String> {
+    fn landed(&mut self, LandedEntry { position, batches, held, .. }: LandedEntry) -> Result<(), String> {
         if self.panic.load(Ordering::Relaxed) {
             panic!("the MemTable has a bug");
         }

@@ -140,7 +140,7 @@ pub(super) async fn live(process: &Arc<Process>, base: &BaseTable, workload: Wor
     let opened = process.world.state().oracle.now();
     let cache = Arc::new(SsTableCache::new(base.lance_store().clone()));
     let stand_in = Arc::new(StandIn(shard.store().clone()));
-    let writer = match ShardWriter::open_with(base.clone(), cache, shard, config, stand_in).await {
+    let writer = match ShardWriter::open_with(base.clone(), cache, shard, config, None, stand_in).await {
         Ok(writer) => writer,
         Err(error) => {
             process.note(format_args!("cannot open: {error}"));
