@@ -81,8 +81,10 @@ fn goals(table: &mut Table, rate: u64) {
         // Timers are exact to a millisecond.
         let as_fast = ours.filter(|(p50, _)| *p50 <= latency + 1.0).map(|(_, dollars)| dollars);
         let cheapest = as_fast.min_by(f64::total_cmp).unwrap_or(f64::INFINITY);
-        found
-            .push((format!("cost at {rate} rows/s, as a part of {}", peer.labels[1..].join(", ")), cheapest / dollars));
+        found.push((
+            format!("cost at {rate} rows/s, as a part of {}", peer.labels.get(1..).unwrap_or_default().join(", ")),
+            cheapest / dollars,
+        ));
     }
     for (what, ratio) in found {
         table.at_most(what, Some(ratio), 1.02);

@@ -456,7 +456,10 @@ async fn outrun(distance: u64, tries_again: bool) {
     let process = bucket.process();
     slow(&process, distance);
     let error = process.open().await.unwrap_err();
-    assert!(matches!(error, Error::Outrun { attempts, .. } if attempts > 0 && (attempts > 1) == tries_again), "{error}");
+    assert!(
+        matches!(error, Error::Outrun { attempts, .. } if attempts > 0 && (attempts > 1) == tries_again),
+        "{error}"
+    );
     busy.iter().for_each(|client| client.abort());
     // The claim is in the manifest all the same: what the old writer commits next stops it.
     let error = old.truncate(old.stats().acknowledged).await.unwrap_err();
