@@ -136,9 +136,7 @@ pub async fn open_seen(shard: &Shard, options: &OpenOptions, seen: Option<SeenMa
         current_generation: claim.held.manifest.current_generation,
         replay_after,
     };
-    // The first claim that a shard ever had has no predecessor whose stragglers could land (section 5).
-    let is_first = claim.identity.epoch.get() == 1;
-    let is_waived = is_first || (claim.after_clean_close && is_on(Mutant::CloseWaivesZone));
+    let is_waived = claim.after_clean_close && is_on(Mutant::CloseWaivesZone);
     let zone_from = Some(stand.zone_from).filter(|_| !is_waived);
     let tenure = Tenure::recorded(shard.clone(), log, claim.identity, stand.last, zone_from, reading.liveness, record);
     Ok(Opened { tenure, replay })
@@ -335,11 +333,8 @@ impl<'a> Reading<'a> {
             self.take(entry)?;
             self.may_read = self.may_read.saturating_add(1);
         }
-        // A live predecessor may have gone on since the LIST. Where nothing says that there is more, the sentinel finds that
-        // out: like a GET, its PUT says what stands there now, later than the LIST.
-        if highest >= self.next.get() || self.last_seen >= self.next {
-            self.read_on().await?;
-        }
+        // A live predecessor may have gone on since the LIST.
+        self.read_on().await?;
         // I1: an end that was found in a wiped store is none.
         self.log.confirm().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.

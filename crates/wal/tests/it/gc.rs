@@ -290,8 +290,8 @@ async fn opening_after_a_collection_needs_no_more_requests_than_before() {
         assert_eq!(rows_after.len() as i64, entries_to_replay);
         // Claim, sentinel, record, and a version hint after each of the two manifests.
         assert_eq!((after.put, after.list, after.head), (5, 4, 0));
-        // The manifest and the entries.
-        assert_eq!(after.get, 1 + entries_to_replay as u64);
+        // The manifest, the entries, and the position behind them.
+        assert_eq!(after.get, 2 + entries_to_replay as u64);
         assert_eq!(after.requests(), before.requests());
         assert_eq!((after.put, after.get, after.list), (before.put, before.get, before.list));
     }

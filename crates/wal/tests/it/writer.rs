@@ -169,10 +169,6 @@ async fn a_flush_waits_without_spinning_while_the_window_is_open() {
 async fn one_put_at_a_time_within_reach_of_stragglers_and_several_behind() {
     let bucket = bucket().await;
     let process = bucket.patient();
-    // Nobody was there before the first writer of all.
-    let first = process.writer(WalConfig { max_in_flight: 8, ..WalConfig::default() }).await;
-    assert!(widths(&process, &first, 3).await.iter().all(|(_, running)| *running == 8));
-    drop(first);
     let writer = process.writer(WalConfig { max_in_flight: 8, ..WalConfig::default() }).await;
     let sentinel = writer.tenure().sentinel().get();
     for (first, running) in widths(&process, &writer, 40).await {
