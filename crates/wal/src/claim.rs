@@ -3,8 +3,8 @@
 mod fence;
 mod relocate;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join;
 
@@ -30,7 +30,7 @@ pub struct OpenOptions {
     /// Entries whose objects have up to this many bytes in all are kept in memory while the shard is claimed; the
     /// others are read a second time afterwards. Default 256 MiB.
     pub replay_budget_bytes: usize,
-    /// GETs that run at once while the log is read. Default 64.
+    /// GETs that run at once while the log is read; fewer while entries are so large that 128 MiB would be under way. Default 192.
     pub prefetch: usize,
     /// Fence sentinels that the first try puts side by side, 1 to 32. Default 1, which is enough unless the shard's
     /// present writer never pauses; each further try doubles them. More take such a writer over in fewer tries, and
@@ -56,7 +56,7 @@ impl OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { replay_budget_bytes: 256 << 20, prefetch: 64, fence_width: 1, abandon_wal_store: false }
+        Self { replay_budget_bytes: 256 << 20, prefetch: 192, fence_width: 1, abandon_wal_store: false }
     }
 }
 
@@ -131,7 +131,9 @@ pub async fn open_seen(shard: &Shard, options: &OpenOptions, seen: Option<SeenMa
         kept,
         again: dropped_from.map(|from| {
             let liveness = Liveness::after(reading.liveness.highest_at_or_below(before(from)));
-            (Prefetch::new(claim.log.clone(), from, Some(before(stand.last)), options.prefetch), liveness)
+            let mut again = Prefetch::new(claim.log.clone(), from, None, options.prefetch);
+            again.know(before(stand.last), Arc::clone(&reading.sizes));
+            (again, liveness)
         }),
         current_generation: claim.held.manifest.current_generation,
         replay_after,
@@ -274,6 +276,8 @@ struct Reading<'a> {
     identity: WriterIdentity,
     next: Position,
     prefetch: usize,
+    /// The bytes of the entries that were listed, by position.
+    sizes: Arc<BTreeMap<u64, u64>>,
     liveness: Liveness,
     kept: VecDeque<WalEntry>,
     kept_bytes: usize,
@@ -306,6 +310,7 @@ impl<'a> Reading<'a> {
             identity: claim.identity,
             next: Position::new(manifest.replay_after.get().saturating_add(1)),
             prefetch: options.prefetch,
+            sizes: Arc::default(),
             liveness: Liveness::after(manifest.replay_after_epoch()),
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -321,20 +326,38 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads up to the first absent position. The LIST comes first: it says how far to prefetch, and what it shows
-    /// far beyond the end cannot be a straggler, because everything before it had landed by then.
+    /// Reads up to the first absent position. A LIST says how far to prefetch, and what it shows far beyond the end cannot be
+    /// a straggler, because everything before it had landed by then.
+    ///
+    /// The first position is read beside the LIST, and the one behind the last that it shows beside the others: where nothing is to be
+    /// replayed, that is the look behind the end. I1: an absence counts as the end only behind everything that the LIST shows (or
+    /// if it was seen later than that: schedule 33).
     async fn read_to_end(&mut self) -> Result<()> {
+        let mut ahead = Prefetch::new(self.log.clone(), self.next, None, 1);
+        ahead.begin()?;
         let listed = self.log.store().list(self.log.folder()).await?;
-        let positions = listed.iter().filter_map(|o| names::parse(o.location.filename()?, names::ENTRY_SUFFIX));
-        let positions: BTreeSet<u64> = positions.collect();
-        let highest = positions.last().copied().unwrap_or_default();
-        let mut ahead = Prefetch::new(self.log.clone(), self.next, Some(Position::new(highest)), self.prefetch.max(1));
+        let sizes =
+            listed.iter().filter_map(|o| Some((names::parse(o.location.filename()?, names::ENTRY_SUFFIX)?, o.size)));
+        let sizes: Arc<BTreeMap<u64, u64>> = Arc::new(sizes.collect());
+        self.sizes = Arc::clone(&sizes);
+        let highest = sizes.last_key_value().map_or(0, |(position, _)| *position);
+        let last = Position::new(highest.saturating_add(1)).max(self.next);
+        ahead.know(last, Arc::clone(&sizes));
+        ahead.widen(self.prefetch.max(1));
         while let Some(entry) = ahead.next().await? {
+            match entry.position.get() > highest {
+                true => self.may_read = self.may_read.saturating_sub(1),
+                false => self.may_read = self.may_read.saturating_add(1),
+            }
             self.take(entry)?;
-            self.may_read = self.may_read.saturating_add(1);
         }
-        // A live predecessor may have gone on since the LIST.
-        self.read_on().await?;
+        drop(ahead);
+        // A live predecessor may have gone on since the LIST; or the absence was seen before it.
+        if self.next.get() <= highest || self.next > last {
+            // What was listed is to be read in all.
+            self.may_read = self.may_read.saturating_add(sizes.range(self.next.get()..).count() as u64);
+            self.read_on().await?;
+        }
         // I1: an end that was found in a wiped store is none.
         self.log.confirm().await?;
         // I1: what a manifest says has landed is not taken for the end of the log either, however near.
@@ -345,7 +368,7 @@ impl<'a> Reading<'a> {
         if certain >= self.next {
             return Err(self.log.hole(self.next, certain));
         }
-        for position in positions.range(self.next.get()..).copied().map(Position::new) {
+        for position in sizes.range(self.next.get()..).map(|(position, _)| Position::new(*position)) {
             if let Some(entry) = read_entry(&self.log, position).await? {
                 self.refuse_stranded(&entry, "stands behind a missing one")?;
             }

@@ -1,6 +1,8 @@
-//! Reads consecutive entries with several GETs running at once, and hands them out in order.
+//! Reads consecutive entries with several GETs running at once, and hands them out in order. Large ones are read a few at a time,
+//! so that what is read ahead takes bounded memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
@@ -19,13 +21,21 @@ pub(crate) struct Prefetch {
     /// No GET goes beyond this position; `None`: to the first absent one.
     last: Option<Position>,
     limit: usize,
+    /// The bytes of objects by position, as far as they were listed.
+    sizes: Arc<BTreeMap<u64, u64>>,
+    /// The bytes of the largest object so far: what one that was not listed is taken for.
+    largest: u64,
     running: VecDeque<Running>,
 }
+
+/// Bytes of objects that are read at once, at most, as far as they can be told; one is always read.
+const MAX_BYTES_AHEAD: u64 = 128 << 20;
 
 /// A GET of one position. It is a task of its own, so that its decoding overlaps with the others; dropping it ends it.
 #[derive(Debug)]
 struct Running {
     position: Position,
+    bytes: u64,
     read: JoinHandle<Result<Option<WalEntry>>>,
 }
 
@@ -38,7 +48,22 @@ impl Drop for Running {
 impl Prefetch {
     /// From `from` up to `last` (or the first absent position), with at most `limit` GETs at once.
     pub(crate) fn new(log: Log, from: Position, last: Option<Position>, limit: usize) -> Self {
-        Self { log, next: from, last, limit: limit.max(1), running: VecDeque::new() }
+        Self { log, next: from, last, limit: limit.max(1), sizes: Arc::default(), largest: 0, running: VecDeque::new() }
+    }
+
+    /// Begins what may run, before anybody asks for it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] at the end of all positions.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.fill()
+    }
+
+    /// Goes no further than this position, and knows these sizes of objects from a LIST: large ones are read a few at a time, so
+    /// that what is read ahead takes bounded memory.
+    pub(crate) fn know(&mut self, last: Position, sizes: Arc<BTreeMap<u64, u64>>) {
+        self.last = Some(last);
+        self.sizes = sizes;
     }
 
     /// Lets more GETs run at once.
@@ -66,6 +91,7 @@ impl Prefetch {
             read.unwrap_or_else(|e| Err(Error::InvalidArgument(format!("reading WAL entry {position} ended: {e}"))));
         if let Ok(Some(entry)) = &read {
             self.next = entry.position.next()?;
+            self.largest = self.largest.max(entry.object_bytes as u64);
         } else {
             // I1: the end, or a read that failed. What was read ahead is not handed out in its place.
             self.running.clear();
@@ -86,11 +112,17 @@ impl Prefetch {
             Some(last) => last.position.next()?,
             None => self.next,
         };
+        let mut ahead: u64 = self.running.iter().map(|running| running.bytes).sum();
         while self.running.len() < self.limit && self.last.is_none_or(|last| at <= last) {
+            let bytes = self.sizes.get(&at.get()).copied().unwrap_or(self.largest);
+            ahead = ahead.saturating_add(bytes);
+            if ahead > MAX_BYTES_AHEAD && !self.running.is_empty() {
+                break;
+            }
             let log = self.log.clone();
             let position = at;
             let read = tokio::spawn(async move { read_entry(&log, position).await });
-            self.running.push_back(Running { position, read });
+            self.running.push_back(Running { position, bytes, read });
             at = at.next()?;
         }
         Ok(())

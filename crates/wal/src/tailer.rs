@@ -27,8 +27,8 @@ impl Default for FollowOptions {
     }
 }
 
-/// Most GETs that a tailer runs at once; it starts with one and doubles while it finds entries.
-const MAX_PREFETCH: usize = 64;
+/// Most GETs that a tailer runs at once, fewer if entries are large; it starts with one and doubles while it finds entries.
+const MAX_PREFETCH: usize = 192;
 
 /// Whether a manifest may be one that came back while the machine was suspended, so that no clock told (section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,8 @@ pub struct WalTailer {
     manifests: ManifestStore,
     /// Where it starts, if the caller said so.
     from: Option<ShardManifest>,
-    /// The newest manifest that it has read itself, for a caller that [looks](Self::look).
+    /// The newest manifest that it knows. As long as a LIST shows it as the newest it is not read again.
     read: Option<Read>,
-    looks: bool,
     /// Most GETs that may run at once.
     most_gets: usize,
     state: Option<Started>,
@@ -76,12 +75,14 @@ impl WalTailer {
     /// A tailer of a shard. It starts behind the R of the manifest that it reads first.
     pub fn new(shard: Shard) -> Self {
         let manifests = ManifestStore::new(shard.clone());
-        Self { shard, manifests, from: None, read: None, looks: false, most_gets: MAX_PREFETCH, state: None }
+        Self { shard, manifests, from: None, read: None, most_gets: MAX_PREFETCH, state: None }
     }
 
     /// A tailer that starts behind the R of a manifest that the caller has read.
     pub fn after(shard: Shard, manifest: &ShardManifest) -> Self {
-        Self { from: Some(manifest.clone()), ..Self::new(shard) }
+        let mut tailer = Self::new(shard);
+        tailer.restart_after(manifest);
+        tailer
     }
 
     /// The position that is read next; `None` before the first read.
@@ -100,6 +101,9 @@ impl WalTailer {
     pub fn restart_after(&mut self, manifest: &ShardManifest) {
         self.state = None;
         self.from = Some(manifest.clone());
+        if self.read.as_ref().is_none_or(|read| read.manifest.version < manifest.version) {
+            self.read = Some(Read { manifest: manifest.clone(), is_certain: false });
+        }
     }
 
     /// The last position that was returned or passed and that was not dead; R before the first.
@@ -108,7 +112,8 @@ impl WalTailer {
         started.or_else(|| self.from.as_ref().map(|manifest| manifest.replay_after))
     }
 
-    /// Lets at most this many GETs of entries run at once, at least one: what is read ahead is held in memory. By default 64.
+    /// Lets at most this many GETs of entries run at once, at least one: what is read ahead is held in memory. By default 192, and
+    /// fewer for entries of more than 700 KB.
     pub fn limit_read_ahead(&mut self, entries: usize) {
         self.most_gets = entries.clamp(1, MAX_PREFETCH);
         if let Some(state) = &mut self.state {
@@ -127,20 +132,18 @@ impl WalTailer {
     }
 
     /// The shard's newest manifest, certain (protocol section 3): a LIST that began after it was read showed it as the
-    /// newest. One LIST if it is the one that was read before. `None`: there is no shard. From the first look on the tailer keeps
-    /// the manifest that it has read, so that meeting the end of the log again costs no GET of it.
+    /// newest. One LIST if it is the one that was read before. `None`: there is no shard.
     ///
     /// # Errors
     /// [`Error::Contention`] if every look finds a newer one; errors of reading.
     pub async fn look(&mut self) -> Result<Option<ShardManifest>> {
-        self.looks = true;
         let found = self.manifests.certain_since(self.read.as_ref().map(|read| &read.manifest)).await?;
         self.read = found.clone().map(|manifest| Read { manifest, is_certain: true });
         Ok(found)
     }
 
     /// The manifest by which the last end of the log was believed, if it is certain: then [`look`](Self::look) would say
-    /// the same and ask the store. `None` before the first look.
+    /// the same and ask the store.
     pub fn seen(&self) -> Option<&ShardManifest> {
         self.read.as_ref().filter(|read| read.is_certain).map(|read| &read.manifest)
     }
@@ -312,9 +315,7 @@ impl WalTailer {
             _ => self.manifests.latest_since(held).await?,
         };
         let (manifest, is_certain) = found.ok_or_else(|| self.manifests.not_found())?;
-        if self.looks {
-            self.read = Some(Read { manifest: manifest.clone(), is_certain });
-        }
+        self.read = Some(Read { manifest: manifest.clone(), is_certain });
         Ok(manifest)
     }
 

@@ -422,7 +422,7 @@ async fn a_busy_predecessor_does_not_outrun_a_claim() {
 async fn a_claim_that_a_writer_without_pause_outruns_ends_with_an_error() {
     // The old writer has 32 PUTs under way at every moment, and each takes less time than one of the claimant's: all
     // that a claimant may reach for is taken before its PUT arrives. If it is far away, it is not even done reading.
-    for (distance, is_done_reading) in [(150, true), (300, false)] {
+    for (distance, is_done_reading) in [(150, true), (600, false)] {
         outrun(distance, is_done_reading).await;
     }
 }

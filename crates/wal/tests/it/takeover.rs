@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencepost_sim::{Fault, Latency, LatencyStore, Op};
-use fencepost_wal::{EntryKind, Error, OpenOptions, Position, Shard, WalAppender, WalConfig, WalWriter};
+use fencepost_wal::gc::BaseProgress;
+use fencepost_wal::{EntryKind, Error, ManifestStore, OpenOptions, Position, Shard, WalAppender, WalConfig, WalWriter};
 
 use crate::support::{Bucket, Process, append, batch, bucket, replayed, schema, settle};
 
@@ -315,5 +316,95 @@ async fn two_claimants_whose_ranges_cross_leave_one_owner() {
         assert!(matches!(append(&mut w1, [2]).await, Err(Error::Fenced { .. })));
         append(&mut newer, [3]).await.unwrap();
         assert_eq!(bucket.rows().await, [1, 3], "{mask:04b}");
+    }
+}
+
+/// A shard whose writer has declared everything consumed: nothing is to be replayed.
+async fn consumed(bucket: &Bucket) -> WalWriter {
+    let old = bucket.process().writer(WalConfig::default()).await;
+    let last = old.append(batch([1])).await.unwrap();
+    old.truncate(last).await.unwrap();
+    old
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_position_behind_r_is_read_beside_the_list_and_again_if_something_came_in_between() {
+    for lands in [false, true] {
+        let bucket = bucket().await;
+        let old = consumed(&bucket).await;
+        let next = old.stats().next_position;
+        let process = bucket.process();
+        let list = process.faults.on(Op::List).path_contains("/wal").stall();
+        let opening = tokio::spawn({
+            let shard = process.shard.clone();
+            async move { WalAppender::open(&shard, &OpenOptions::default()).await }
+        });
+        list.reached().await;
+        settle().await;
+        let entry = bucket.entry_path(next.get());
+        assert_eq!(process.requests(Op::Get, entry.as_ref()), 1, "it was absent");
+        if lands {
+            assert_eq!(old.append(batch([2])).await.unwrap(), next);
+        }
+        list.release();
+        let (_, replay) = opening.await.unwrap().unwrap();
+        assert_eq!(replayed(replay).await, if lands { vec![2] } else { vec![] });
+        // If it came before the sentinel, it is read where it was absent, and the two positions behind it.
+        assert_eq!(process.requests(Op::Get, "/wal/"), if lands { 4 } else { 1 });
+    }
+}
+
+/// What happens between the look at a shard and the claim that starts from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    Rows,
+    Truncation,
+    Claim,
+    ClaimTruncationAndCollection,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_starts_from_an_old_manifest_finds_what_one_that_reads_the_newest_finds() {
+    use Meanwhile::{Claim, ClaimTruncationAndCollection, Nothing, Rows, Truncation};
+    for meanwhile in [Nothing, Rows, Truncation, Claim, ClaimTruncationAndCollection] {
+        let bucket = bucket().await;
+        let old = bucket.process().writer(WalConfig::default()).await;
+        let first = old.append(batch([1])).await.unwrap();
+        let process = bucket.process();
+        let seen = ManifestStore::new(process.shard.clone()).see().await.unwrap();
+        assert!(seen.is_some());
+        let mut expected = vec![1];
+        let mut epoch = 1;
+        match meanwhile {
+            Nothing => {}
+            Rows => {
+                old.append(batch([2])).await.unwrap();
+                expected.push(2);
+            }
+            Truncation => {
+                old.truncate(first).await.unwrap();
+                expected.clear();
+            }
+            Claim | ClaimTruncationAndCollection => {
+                let other = bucket.process().writer(WalConfig::default()).await;
+                epoch += 1;
+                let last = other.append(batch([2])).await.unwrap();
+                expected.push(2);
+                if meanwhile == ClaimTruncationAndCollection {
+                    other.truncate(last).await.unwrap();
+                    other.append(batch([3])).await.unwrap();
+                    expected = vec![3];
+                    bucket.process().collect(&BaseProgress::default()).await.unwrap();
+                }
+            }
+        }
+        process.faults.clear_log();
+        let opened = fencepost_wal::open_seen(&process.shard, &OpenOptions::default(), seen).await.unwrap();
+        assert_eq!(opened.tenure.epoch().get(), epoch + 1, "{meanwhile:?}");
+        assert_eq!(replayed(opened.replay).await, expected, "{meanwhile:?}");
+        // Only a manifest that is not the newest any more is read again.
+        let is_stale = !matches!(meanwhile, Nothing | Rows);
+        assert_eq!(process.requests(Op::Get, "/manifest/") > 0, is_stale, "{meanwhile:?}");
     }
 }

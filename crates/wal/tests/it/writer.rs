@@ -389,6 +389,38 @@ proptest! {
     }
 }
 
+/// Views count as what they show: four of these are taken for an entry, and three fit.
+#[tokio::test(start_paused = true)]
+async fn groups_that_are_encoded_ahead_keep_their_order_if_one_does_not_fit() {
+    let rows = |n: usize| {
+        let column: ArrayRef = Arc::new(StringViewArray::from_iter_values([format!("{n:04}{}", "x".repeat(996))]));
+        RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap()
+    };
+    let (bucket, options) = (bucket().await, OpenOptions::default());
+    let process = bucket.process();
+    let config = WalConfig { max_in_flight: 2, ..small() };
+    let (writer, _) = WalWriter::open(&process.shard, rows(0).schema(), config, &options).await.unwrap();
+    let first = process.faults.on(Op::Create).path_contains("/wal/").stall();
+    for n in 0..40 {
+        writer.append_no_wait(rows(n)).await.unwrap();
+    }
+    first.reached().await;
+    settle().await;
+    first.release();
+    writer.close().await.unwrap();
+    let mut tailer = WalTailer::new(bucket.shard());
+    let (mut found, mut entries) = (Vec::new(), 0);
+    while let Some(entry) = tailer.next().await.unwrap() {
+        entries += 1;
+        for batch in &entry.batches {
+            let column = batch.column(0).as_any().downcast_ref::<StringViewArray>().unwrap();
+            found.extend(column.iter().map(|text| text.unwrap()[..4].parse::<usize>().unwrap()));
+        }
+    }
+    assert_eq!(found, (0..40).collect::<Vec<_>>());
+    assert!((14..=20).contains(&entries), "{entries} entries: none took four");
+}
+
 // What it holds.
 
 #[tokio::test(start_paused = true)]
