@@ -25,6 +25,9 @@ use crate::slot::{Placed, Unplaced, place};
 use crate::stats::add;
 use crate::tenure::Tenure;
 
+/// Groups that are taken from a full queue to be encoded side by side, at most.
+const GROUPS_AHEAD: usize = 4;
+
 /// An entry in the window: sent, perhaps landed, not yet acknowledged.
 struct Entry {
     /// Counts the entries of this writer; it stays when a dead position moves the entry.
@@ -67,8 +70,9 @@ pub(super) struct Flusher {
     number: u64,
     /// The entry with the first piece of the append whose other pieces are first in the queue.
     begun: Option<u64>,
-    /// The group that leaves next: it is being encoded, or waits for a PUT that may start.
-    group: Option<Group>,
+    /// The groups that leave next, in their order: they are being encoded, or wait for a PUT that may start. A second one only
+    /// if it cannot grow any more.
+    groups: VecDeque<Group>,
     cap: Option<Cap>,
     spacing: Spacing,
     /// Entries in order of position, the lowest unacknowledged one first.
@@ -81,7 +85,19 @@ impl Flusher {
         let next = tenure.sentinel().next()?;
         let (window, running) = (VecDeque::new(), FuturesUnordered::new());
         let (cap, spacing) = (Cap::new(&queue.config), Spacing::new(&queue.config));
-        Ok(Self { tenure, queue, sink, next, number: 1, begun: None, group: None, cap, spacing, window, running })
+        Ok(Self {
+            tenure,
+            queue,
+            sink,
+            next,
+            number: 1,
+            begun: None,
+            groups: VecDeque::new(),
+            cap,
+            spacing,
+            window,
+            running,
+        })
     }
 
     /// Runs until the queue is closed and empty, or the tenure stops.
@@ -89,10 +105,7 @@ impl Flusher {
         let _on_panic = StopOnPanic { tenure: self.tenure.clone(), queue: Arc::clone(&self.queue) };
         if let Err(failure) = self.work().await {
             self.tenure.stop(failure.error.clone());
-            // Nothing of it was sent.
-            if let Some(group) = self.group.take() {
-                group.undo(&self.queue);
-            }
+            self.undo_groups();
             self.answer_all(&failure);
         }
         self.queue.stop_waiting_for_memory();
@@ -105,7 +118,7 @@ impl Flusher {
             self.send_what_may_leave().map_err(|error| self.failure(error))?;
             {
                 let mut waiting = self.queue.waiting();
-                if waiting.closed && waiting.is_empty() && self.group.is_none() && self.window.is_empty() {
+                if waiting.closed && waiting.is_empty() && self.groups.is_empty() && self.window.is_empty() {
                     waiting.finished = true;
                     return Ok(());
                 }
@@ -115,7 +128,7 @@ impl Flusher {
             tokio::select! {
                 biased;
                 Some(answer) = self.running.next() => self.answered(answer)?,
-                () = encoded(self.group.as_mut()) => continue,
+                () = encoded(self.groups.front_mut()) => continue,
                 () = self.queue.bell.notified() => {}
                 () = sleep_until(due) => {}
                 () = self.tenure.stopped() => {}
@@ -129,24 +142,39 @@ impl Flusher {
     /// Sends the group that is encoded if a PUT may start, and has the next one encoded.
     fn send_what_may_leave(&mut self) -> Result<()> {
         loop {
-            if self.group.as_ref().is_some_and(Group::is_encoded)
-                && self.may_start()
-                && let Some(group) = self.group.take()
-            {
+            let is_encoded = self.groups.front().is_some_and(Group::is_encoded);
+            let leaving = if is_encoded && self.may_start() { self.groups.pop_front() } else { None };
+            let has_left = leaving.is_some();
+            if let Some(group) = leaving {
+                if !group.is_whole() {
+                    // What does not fit returns to the queue, in front of what was taken after it.
+                    self.undo_groups();
+                }
                 let ready = group.ready(&self.queue)?;
                 self.send(ready)?;
             }
-            if self.group.is_some() || !self.may_gather() {
+            if self.may_gather() {
+                self.groups.push_back(Group::take(&self.queue));
+            } else if !has_left {
                 return Ok(());
             }
-            self.group = Some(Group::take(&self.queue));
         }
     }
 
     /// Whether the next group is to be made: it is due and a PUT may start, or it cannot grow any more.
     fn may_gather(&self) -> bool {
         let is_full = self.queue.waiting().bytes() >= self.queue.config.max_buffer_bytes;
-        is_full || (self.may_start() && self.due().is_some_and(|due| due <= Instant::now()))
+        match self.groups.len() {
+            0 => is_full || (self.may_start() && self.due().is_some_and(|due| due <= Instant::now())),
+            ahead => is_full && ahead < GROUPS_AHEAD,
+        }
+    }
+
+    /// Returns the groups, of which nothing was sent, to the queue.
+    fn undo_groups(&mut self) {
+        while let Some(group) = self.groups.pop_back() {
+            group.undo(&self.queue);
+        }
     }
 
     /// When what waits in the queue is to leave, perhaps in the past.
@@ -174,7 +202,7 @@ impl Flusher {
             return None;
         }
         let capped_until = self.cap.as_ref().map(Cap::ready_at);
-        match &self.group {
+        match self.groups.front() {
             Some(group) if group.is_encoded() => capped_until,
             Some(_) => None,
             None => self.due().map(|due| capped_until.map_or(due, |until| until.max(due))),
@@ -293,7 +321,7 @@ impl Flusher {
 
     /// Barriers at the head of the queue are answered when nothing before them is in flight.
     fn answer_idle_barriers(&mut self) {
-        if !self.window.is_empty() || self.group.is_some() {
+        if !self.window.is_empty() || !self.groups.is_empty() {
             return;
         }
         let mut waiting = self.queue.waiting();

@@ -88,6 +88,12 @@ impl Group {
         matches!(self.encoding, Encoding::Done(_))
     }
 
+    /// Whether all of an encoded group can be sent: [`ready`](Self::ready) returns nothing of it to the queue.
+    pub(super) fn is_whole(&self) -> bool {
+        let batches = self.items.iter().filter(|item| item.batch.is_some()).count();
+        matches!(&self.encoding, Encoding::Done(Ok(encoded)) if encoded.batches == batches)
+    }
+
     /// What is to be sent of an encoded group. What does not fit returns to the queue; after an error all of it.
     pub(super) fn ready(mut self, queue: &Queue) -> Result<Ready> {
         match self.encoding {
