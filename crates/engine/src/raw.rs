@@ -29,8 +29,8 @@ impl KeyIndex {
     /// # Errors
     /// As for a put.
     pub fn insert(&mut self, batch: &RecordBatch) -> Result<()> {
-        for key in &self.encoder.encode(batch)? {
-            self.index.push(key.data());
+        for key in self.encoder.encode(batch)?.iter() {
+            self.index.push(key);
         }
         self.rows += batch.num_rows();
         Ok(())
@@ -41,7 +41,7 @@ impl KeyIndex {
     /// # Errors
     /// As for a lookup.
     pub fn count(&self, keys: &RecordBatch) -> Result<usize> {
-        let newest = |key: arrow_row::Row<'_>| self.index.newest_of(key.data(), self.rows);
+        let newest = |key: &[u8]| self.index.newest_of(key, self.rows);
         Ok(self.encoder.encode(keys)?.iter().filter_map(newest).count())
     }
 }

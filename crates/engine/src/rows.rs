@@ -1,17 +1,17 @@
 //! A table's rows on their way in and out: the user's batches, the storage schema that log, MemTable and SSTables
 //! share, and the primary key. Knows nothing of where rows are kept.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_buffer::BooleanBuffer;
-use arrow_row::Rows;
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
 use crate::evolution;
-use crate::key::KeyEncoder;
+use crate::key::{KeyEncoder, Keys};
 use crate::sstable::{relabel, storage_schema};
 
 /// The column that marks a deletion, last in the storage schema.
@@ -83,14 +83,14 @@ impl RowFormat {
     /// [`Error::InvalidBatch`] for other columns than the key's or a null in a key; [`Error::NotSupported`] without a
     /// primary key.
     pub(crate) fn check_keys(&self, keys: &RecordBatch) -> Result<RecordBatch> {
-        self.encode_keys(keys).map(|(keys, _)| keys)
+        self.encode_keys(keys).map(|(keys, _)| keys.into_owned())
     }
 
     /// As [`check_keys`](Self::check_keys), with the bytes of each key.
     ///
     /// # Errors
     /// As [`check_keys`](Self::check_keys).
-    pub(crate) fn encode_keys(&self, keys: &RecordBatch) -> Result<(RecordBatch, Rows)> {
+    pub(crate) fn encode_keys<'k>(&self, keys: &'k RecordBatch) -> Result<(Cow<'k, RecordBatch>, Keys)> {
         let Some(encoder) = &self.keys else {
             return Err(Error::NotSupported(
                 "rows of a table without a primary key cannot be deleted; create the table with a primary key".into(),
@@ -111,18 +111,18 @@ impl RowFormat {
         let in_table = |field: &FieldRef| self.user.field_with_name(field.name()).ok();
         let differs = |field: &FieldRef| in_table(field).is_some_and(|to| field.data_type() != to.data_type());
         let keys = match fields.iter().any(differs) {
-            false => keys.clone(),
+            false => Cow::Borrowed(keys),
             true => {
                 let columns = fields.iter().zip(keys.columns()).map(|(field, column)| match in_table(field) {
                     Some(to) => in_stored_form(column, to),
                     None => Ok(Arc::clone(column)),
                 });
                 let columns = columns.collect::<Result<Vec<_>>>()?;
-                with_columns(&unlabelled(keys.schema_ref(), &columns), columns, keys.num_rows())?
+                Cow::Owned(with_columns(&unlabelled(keys.schema_ref(), &columns), columns, keys.num_rows())?)
             }
         };
-        let rows = encoder.encode(&keys)?;
-        Ok((keys, rows))
+        let encoded = encoder.encode(&keys)?;
+        Ok((keys, encoded))
     }
 
     /// Checked keys as tombstones of the storage schema.

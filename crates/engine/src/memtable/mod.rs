@@ -13,13 +13,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use parking_lot::RwLock;
 
 use self::index::Indexes;
 use crate::error::{Error, Result};
-use crate::key::KeyEncoder;
+use crate::key::{KeyEncoder, Keys};
 use crate::{Generation, Position};
 
 pub(crate) use self::batch_store::{BatchStore, array_bytes, batch_bytes};
@@ -41,7 +40,7 @@ pub(crate) struct MemTable {
 struct Prepared {
     batch: RecordBatch,
     /// One key for each row, if the table has a primary key.
-    keys: Option<Rows>,
+    keys: Option<Keys>,
 }
 
 /// What one applied entry changes as a whole.
@@ -95,8 +94,8 @@ impl MemTable {
         // From here on nothing can fail.
         for Prepared { batch, keys } in prepared {
             if let (Some(index), Some(keys)) = (&mut state.index, &keys) {
-                for key in keys {
-                    index.push(key.data());
+                for key in keys.iter() {
+                    index.push(key);
                 }
             }
             state.batches.push(batch);

@@ -10,7 +10,6 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
 use arrow_array::{BooleanArray, Float32Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_buffer::BooleanBuffer;
-use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::{filter, filter_record_batch};
@@ -23,13 +22,14 @@ use super::index::{Indexes, Nearby, TextMatches, ValueRange};
 use crate::Generation;
 use crate::error::{Error, Result};
 use crate::index::{FullTextConfig, Metric};
+use crate::key::Keys;
 use crate::rows::TOMBSTONE;
 
 /// The most rows in a batch made for a flush.
 pub(super) const FLUSH_BATCH_ROWS: usize = 8192;
 
-/// Small batches are put together for a flush up to this size, so that one copy stays small beside the MemTable.
-const FLUSH_BATCH_BYTES: usize = 64 << 20;
+/// Small batches are put together for a flush up to this size, because Lance takes some time for each. Larger ones are not copied.
+const FLUSH_BATCH_BYTES: usize = 8 << 20;
 
 /// An immutable view of a MemTable. It keeps the MemTable's rows in memory until it is dropped. Clone is cheap.
 #[derive(Clone)]
@@ -177,10 +177,10 @@ impl MemTableSnapshot {
 
     /// For each of these keys (encoded with the table's [`KeyEncoder`](crate::key::KeyEncoder)), whether any row here
     /// has it, a tombstone too: then no older source's row of the key may be shown. Without a primary key never.
-    pub(crate) fn contains_keys(&self, keys: &Rows) -> BooleanBuffer {
+    pub(crate) fn contains_keys(&self, keys: &Keys) -> BooleanBuffer {
         match &self.state.read().index {
-            Some(index) => keys.iter().map(|key| index.contains(key.data(), self.view.rows())).collect(),
-            None => BooleanBuffer::new_unset(keys.num_rows()),
+            Some(index) => keys.iter().map(|key| index.contains(key, self.view.rows())).collect(),
+            None => BooleanBuffer::new_unset(keys.len()),
         }
     }
 

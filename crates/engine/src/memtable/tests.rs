@@ -76,7 +76,7 @@ fn all_rows(batches: &[RecordBatch]) -> Vec<Row> {
     batches.iter().flat_map(rows_of).collect()
 }
 
-fn encode(row: &Row) -> Rows {
+fn encode(row: &Row) -> Keys {
     encoder().encode(&batch(std::slice::from_ref(row))).unwrap()
 }
 
@@ -150,7 +150,7 @@ proptest! {
             let members = keyed.contains_keys(&asked_keys);
             prop_assert_eq!(keyless.contains_keys(&asked_keys).count_set_bits(), 0);
             let found: Vec<usize> =
-                keyed.newest_rows(asked_keys.iter().map(|key| key.data())).into_iter().flatten().collect();
+                keyed.newest_rows(asked_keys.iter()).into_iter().flatten().collect();
             let expected = asked.iter().filter_map(|key| moment.iter().rev().find(|row| row.key == *key).cloned());
             prop_assert_eq!(rows_of(&keyed.take(&found, &[0, 1, 2, 3, 4]).unwrap()), expected.collect::<Vec<_>>());
             prop_assert!(keyed.take(&[count], &[0]).is_err());

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_buffer::BooleanBuffer;
-use arrow_row::Rows;
 use fencepost_wal::{Generation, SsTable};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
@@ -16,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{ShardView, Snapshot};
 use crate::error::Result;
-use crate::key::{KeyEncoder, KeySet};
+use crate::key::{KeyEncoder, KeySet, Keys};
 use crate::memtable::MemTableSnapshot;
 use crate::sstable::{self, SsTablePlace};
 
@@ -201,7 +200,7 @@ impl ShardMoment {
             };
             let keys = encoder.encode(&batch)?;
             let mut versions = self.keys.versions.write();
-            count += keys.iter().filter(|key| versions.insert(key.data(), sstable.generation)).count();
+            count += keys.iter().filter(|key| versions.insert(key, sstable.generation)).count();
         }
         self.keys.versions.write().whole.insert(sstable.generation, count);
         Ok(())
@@ -273,15 +272,15 @@ impl Hiding {
 
     /// Which of these keys, encoded with the table's [`KeyEncoder`], newer sources have. I8: a newer version of the key, a
     /// tombstone too, hides the row whatever the newer version looks like.
-    pub(crate) fn hidden(&self, keys: &Rows) -> BooleanBuffer {
-        let mut hidden = BooleanBuffer::new_unset(keys.num_rows());
+    pub(crate) fn hidden(&self, keys: &Keys) -> BooleanBuffer {
+        let mut hidden = BooleanBuffer::new_unset(keys.len());
         for memtable in &self.memtables {
             hidden = &hidden | &memtable.contains_keys(keys);
         }
         for Generations { keys: of_shard, oldest, newest } in &self.shards {
             let versions = of_shard.versions.read();
             let is_newer = |key| versions.newest_of(key, *newest).is_some_and(|generation| generation >= *oldest);
-            hidden = &hidden | &keys.iter().map(|key| is_newer(key.data())).collect();
+            hidden = &hidden | &keys.iter().map(|key| is_newer(key)).collect();
         }
         hidden
     }

@@ -66,9 +66,9 @@ pub(super) async fn get(
         Error::InvalidBatch(reason) => Error::InvalidOptions(format!("the keys do not fit the table: {reason}")),
         other => other,
     };
-    let (keys, rows) = format.encode_keys(keys).map_err(misfit)?;
-    if rows.num_rows() == 1
-        && let Some(found) = in_memory(snapshot, rows.row(0).data(), &schema)?
+    let (keys, encoded) = format.encode_keys(keys).map_err(misfit)?;
+    if encoded.len() == 1
+        && let Some(found) = in_memory(snapshot, encoded.get(0), &schema)?
     {
         return Ok(found);
     }
@@ -315,7 +315,7 @@ impl Lookup<'_> {
             let numbers = keys
                 .iter()
                 .zip(ids.values())
-                .filter_map(|(key, id)| self.wanted.number_of(key.data()).map(|number| (number, *id)));
+                .filter_map(|(key, id)| self.wanted.number_of(key).map(|number| (number, *id)));
             rows.extend(numbers);
         }
         Ok(rows)
@@ -360,8 +360,8 @@ impl Lookup<'_> {
     /// Pair check: the rows that an index pointed to have the keys that it was asked for.
     fn check(&self, place: &SsTablePlace, batch: &RecordBatch, numbers: &[usize]) -> Result<()> {
         let keys = self.encoder.encode(batch)?;
-        let is_same = keys.iter().zip(numbers).all(|(key, number)| key.data() == self.wanted.key(*number));
-        if is_same && keys.num_rows() == numbers.len() {
+        let is_same = keys.iter().zip(numbers).all(|(key, number)| key == self.wanted.key(*number));
+        if is_same && keys.len() == numbers.len() {
             return Ok(());
         }
         let url = format!("{}/_pk_index", place.describe(self.snapshot.base.lance_store()));

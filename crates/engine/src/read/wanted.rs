@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use arrow_array::{Array, RecordBatch, UInt64Array};
-use arrow_row::Rows;
 use arrow_schema::DataType;
 use arrow_select::take::take_record_batch;
 use datafusion::common::ScalarValue;
@@ -14,7 +13,7 @@ use super::predicate::Candidates;
 use super::source::is_plain_column;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
-use crate::key::{KeyEncoder, KeySet};
+use crate::key::{KeyEncoder, KeySet, Keys};
 use crate::rows::RowFormat;
 use crate::sstable::{BloomFilter, IndexKeys, Statistics, ends_of, has_statistics, key_hashes};
 
@@ -26,7 +25,7 @@ const MAX_FILTER_KEYS: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct WantedKeys {
     batch: RecordBatch,
-    rows: Rows,
+    keys: Keys,
     numbers: KeySet,
     hashes: Vec<u64>,
     index_keys: IndexKeys,
@@ -62,9 +61,9 @@ impl WantedKeys {
     /// [`Error::InvalidBatch`] if a key column is missing or null.
     pub(super) fn of_keys(batch: &RecordBatch, encoder: &KeyEncoder, format: &RowFormat) -> Result<Self> {
         let (mut numbers, mut firsts) = (KeySet::new(), Vec::with_capacity(batch.num_rows()));
-        for (row, key) in (0u64..).zip(&encoder.encode(batch)?) {
+        for (row, key) in (0u64..).zip(encoder.encode(batch)?.iter()) {
             let next = numbers.len();
-            if numbers.insert(key.data()) == next {
+            if numbers.insert(key) == next {
                 firsts.push(row);
             }
         }
@@ -73,7 +72,7 @@ impl WantedKeys {
             false => take_record_batch(batch, &UInt64Array::from(firsts)).map_err(Error::arrow("choosing keys"))?,
         };
         Ok(Self {
-            rows: encoder.encode(&batch)?,
+            keys: encoder.encode(&batch)?,
             hashes: key_hashes(&batch, &format.primary_key)?,
             index_keys: IndexKeys::of(&batch, &format.primary_key)?,
             filter: filter(&batch, format)?,
@@ -85,7 +84,7 @@ impl WantedKeys {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.rows.num_rows()
+        self.keys.len()
     }
 
     /// The key columns, in the order of the numbers.
@@ -95,10 +94,7 @@ impl WantedKeys {
 
     /// A key, encoded with the table's [`KeyEncoder`]; empty for a number that there is not.
     pub(super) fn key(&self, number: usize) -> &[u8] {
-        match number < self.rows.num_rows() {
-            true => self.rows.row(number).data(),
-            false => &[],
-        }
+        self.keys.get(number)
     }
 
     /// The number of an encoded key, if it is wanted.

@@ -553,3 +553,24 @@ async fn whoever_waits_to_be_admitted_hears_that_the_writer_stopped() {
     assert_eq!(silent.dropped.load(Ordering::SeqCst), 1, "the first was asked for; the others had their turn too late");
     assert_eq!(bucket.seen().await, []);
 }
+
+/// A MemTable is frozen at a number of batches: if each put of a row were one, it would be after a few thousand rows, and SSTables
+/// would be small.
+#[tokio::test]
+async fn the_puts_of_one_log_entry_are_one_batch_of_the_memtable() {
+    let bucket = Bucket::new();
+    keyed(&bucket, 1).await;
+    let process = bucket.process();
+    let writer = process.writer(one_put_at_a_time(config())).await;
+    let puts = futures::future::join_all((0..500).map(|id| writer.put(ids(id..id + 1)))).await;
+    assert!(puts.iter().all(Result::is_ok));
+    let (of_log, of_memory) = (writer.stats().wal, writer.memtable_stats().unwrap());
+    assert_eq!((of_log.rows, of_memory.rows), (500, 500));
+    assert!(of_log.entries < 50, "{} entries", of_log.entries);
+    assert_eq!(of_memory.batches as u64, of_log.entries);
+    assert_eq!(scanned(&writer).await, id_pairs(0..500));
+    // As when the log is replayed.
+    writer.abort().await;
+    let reopened = process.writer(one_put_at_a_time(config())).await;
+    assert_eq!(reopened.memtable_stats().unwrap().batches as u64, of_log.entries);
+}

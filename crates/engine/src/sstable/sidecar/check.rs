@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 use lance::Dataset;
 use lance::dataset::mem_wal::util::pk_index_path;
@@ -17,7 +16,7 @@ use super::super::Card;
 use super::key_columns::plain_keys;
 use super::{BloomFilter, bloom, key_hashes, pk_index};
 use crate::error::{Error, Result, without_location};
-use crate::key::KeyEncoder;
+use crate::key::{KeyEncoder, Keys};
 use crate::lance_store::LanceStore;
 
 /// The file of the index that holds the keys.
@@ -39,7 +38,7 @@ pub(crate) struct SidecarCheck {
     encoder: KeyEncoder,
     primary_key: Vec<String>,
     keys: Vec<RecordBatch>,
-    encoded: Vec<Rows>,
+    encoded: Vec<Keys>,
 }
 
 impl SidecarCheck {

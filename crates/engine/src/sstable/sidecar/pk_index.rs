@@ -14,7 +14,6 @@ use arrow_array::types::{Decimal128Type, Decimal256Type};
 use arrow_array::{Array, ArrayRef, FixedSizeBinaryArray, RecordBatch, UInt64Array};
 use arrow_buffer::{Buffer, i256};
 use arrow_cast::cast;
-use arrow_row::Rows;
 use arrow_schema::{DataType, Field, Schema};
 use arrow_select::interleave::interleave;
 use datafusion::common::ScalarValue;
@@ -29,6 +28,7 @@ use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_index::scalar::registry::VALUE_COLUMN_NAME;
 
 use crate::error::{Error, Result};
+use crate::key::Keys;
 use crate::lance_store::LanceStore;
 
 /// Keys per page, as in Lance's own.
@@ -40,12 +40,12 @@ pub(super) const PAGE_ROWS: usize = 8192;
 ///
 /// # Errors
 /// [`Error::Arrow`] if 8,192 keys together exceed what one Arrow array holds (2 GiB for strings).
-pub(super) fn pages(batches: &[RecordBatch], encoded: &[Rows]) -> Result<Vec<RecordBatch>> {
-    let mut keys = Vec::with_capacity(encoded.iter().map(Rows::num_rows).sum());
+pub(super) fn pages(batches: &[RecordBatch], encoded: &[Keys]) -> Result<Vec<RecordBatch>> {
+    let mut keys = Vec::with_capacity(encoded.iter().map(Keys::len).sum());
     let mut position = 0u64;
     for (batch, rows) in encoded.iter().enumerate() {
-        for row in 0..rows.num_rows() {
-            keys.push((rows.row(row).data(), position, (batch, row)));
+        for row in 0..rows.len() {
+            keys.push((rows.get(row), position, (batch, row)));
             position += 1;
         }
     }
