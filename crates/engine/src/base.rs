@@ -31,6 +31,7 @@ use lance::Dataset;
 use lance::dataset::mem_wal::DatasetMemWalExt;
 use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION};
 use lance_index::mem_wal::MemWalIndexDetails;
+use lance_table::io::commit::CommitHandler;
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
@@ -123,9 +124,29 @@ impl BaseTable {
         Ok(latest)
     }
 
+    /// As [`refreshed`](Self::refreshed), opened anew, with another way to commit; what is refreshed from it has that too.
+    pub(crate) async fn committing_by(&self, commit_handler: Arc<dyn CommitHandler>) -> Result<Self> {
+        let store = self.store.committing_by(commit_handler);
+        let dataset = store.open_dataset(None).await?;
+        let latest = self.if_same(Self::of(&store, dataset, self.wal_store.clone()).await?)?;
+        if latest.state()? == TableState::Deleting {
+            latest.check_ready()?;
+        }
+        Ok(latest)
+    }
+
+    /// This table in a version that a commit by a dataset of this handle has answered. Nobody has looked whether it is part of the
+    /// table's history.
+    pub(crate) async fn answered(&self, dataset: Dataset) -> Result<Self> {
+        self.if_same(Self::of(&self.store, dataset, self.wal_store.clone()).await?)
+    }
+
     /// As [`refreshed`](Self::refreshed), also a table that is being deleted.
     pub(crate) async fn in_any_state(&self) -> Result<Self> {
-        let latest = self.newest_version().await?;
+        self.if_same(self.newest_version().await?)
+    }
+
+    fn if_same(&self, latest: Self) -> Result<Self> {
         // An adoption gives an id to a table that has none.
         match self.table_id.is_none_or(|id| latest.table_id == Some(id)) {
             true => Ok(latest),

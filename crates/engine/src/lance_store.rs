@@ -106,6 +106,11 @@ impl LanceStore {
         Ok(other)
     }
 
+    /// The same, by whose datasets Lance commits in another way. The caches are shared.
+    pub(crate) fn committing_by(&self, commit_handler: Arc<dyn CommitHandler>) -> Self {
+        Self { commit_handler, ..self.clone() }
+    }
+
     /// The store that Lance reads and writes through.
     pub(crate) fn store(&self) -> &Store {
         &self.store

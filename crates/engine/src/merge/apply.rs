@@ -7,16 +7,19 @@ use arrow_array::cast::AsArray;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use futures::TryStreamExt;
+use futures::future::join;
+use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction, UpdateMode};
 use lance::dataset::{
     CommitBuilder, InsertBuilder, MergeInsertBuilder, UncommittedMergeInsert, WhenMatched, WhenNotMatched, WriteMode,
     WriteParams,
 };
+use lance_core::datatypes::Schema as LanceSchema;
 use lance_index::mem_wal::CompactedSsTable;
 
 use super::commit::Unbroken;
+use super::is_next;
 use super::plan::Pending;
 use crate::base::BaseTable;
 use crate::error::{Error, Result};
@@ -39,10 +42,26 @@ pub(super) enum Applied {
     ByOthers,
 }
 
-/// Merges the generation that follows the last one that `base` has. An error leaves the base as it was, or with the
-/// deletions done, or with the generation merged; the caller looks at the newest version to find out.
-pub(super) async fn apply(base: &BaseTable, pending: &Pending) -> Result<Applied> {
-    let changes = Changes::read(base, pending).await?;
+/// A version of the base table to merge into.
+#[derive(Debug)]
+pub(super) struct Onto<'a> {
+    /// Opened to commit by `unbroken`.
+    pub(super) base: &'a BaseTable,
+    pub(super) unbroken: &'a Unbroken,
+    /// The version is what a commit of this merge answered, and nobody has looked since. A name that came back when newer versions were
+    /// cleaned up is no part of the table's history.
+    pub(super) is_answered: bool,
+}
+
+/// Merges the generation that follows the last one that the base has, and returns the base as the commit answered it. `None`: that the
+/// version is the newest was not known, and is not true. An error leaves the base as it was, or with the deletions done, or with the
+/// generation merged; the caller looks at the newest version to find out.
+pub(super) async fn apply(
+    onto: &Onto<'_>,
+    pending: &Pending,
+    changes: &Changes,
+) -> Result<Option<(Applied, BaseTable)>> {
+    let Onto { base, unbroken, is_answered } = *onto;
     let progress = vec![CompactedSsTable::new(*pending.shard.as_uuid(), pending.sstable.generation.get())];
     let merging = format!(
         "merging generation {} of shard {} into {}",
@@ -50,22 +69,70 @@ pub(super) async fn apply(base: &BaseTable, pending: &Pending) -> Result<Applied
         pending.shard,
         base.lance_store().describe(None)
     );
+    let failed = || Error::lance(merging.as_str());
+    let rows = changes.row_count();
+    let applied = |deleted| Applied::Merged { rows, deleted };
     if base.primary_key().is_empty() {
-        append(base, &changes.rows, progress).await.map_err(Error::lance(merging))?;
-        return Ok(Applied::Merged { rows: changes.row_count(), deleted: 0 });
+        let (prepared, is_newest) =
+            join(prepare_append(base, &changes.rows, progress).boxed(), is_newest(base, is_answered)).await;
+        if !is_newest? {
+            return Ok(None);
+        }
+        let dataset = execute(base, unbroken, prepared.map_err(failed())?).await.map_err(failed())?;
+        return Ok(Some((applied(0), base.answered(dataset).await?)));
     }
-    let deleted = match changes.deleted_keys.is_empty() {
-        true => 0,
-        false => delete(base, changes.deleted_keys.clone()).await.map_err(Error::lance(merging.as_str()))?,
+    let mut deleted = 0;
+    let mut newer = None;
+    if !changes.deleted_keys.is_empty() {
+        if !is_newest(base, is_answered).await? {
+            return Ok(None);
+        }
+        let committed = delete(base, unbroken, changes.deleted_keys.clone()).await.map_err(failed())?;
+        if let Some((rows, dataset)) = committed {
+            deleted = rows;
+            // Not on top of what the deletion's commit answered unless that is the newest version: it may have landed late, under a name
+            // that came back, and the deletion would be no part of the table's history.
+            let newest = base.refreshed().await?;
+            if newest.version() != dataset.version().version || !is_next(&newest, pending)? {
+                return Err(failed()(lance::Error::not_supported(
+                    "other versions came behind that of the deletions; it starts again from the newest version"
+                        .to_owned(),
+                )));
+            }
+            newer = Some(newest);
+        }
+    }
+    let (base, is_answered) = newer.as_ref().map_or((base, is_answered), |newer| (newer, false));
+    let dataset = match changes.rows.is_empty() {
+        true => {
+            if !is_newest(base, is_answered).await? {
+                return Ok(None);
+            }
+            execute(base, unbroken, Operation::UpdateMemWalState { compacted_sstables: progress }).await
+        }
+        false => {
+            let (prepared, is_newest) =
+                join(prepare_upsert(base, changes.rows.clone(), progress).boxed(), is_newest(base, is_answered)).await;
+            if !is_newest? {
+                return Ok(None);
+            }
+            commit(base, unbroken, prepared.map_err(failed())?).await
+        }
     };
-    // Not on top of what the deletion's commit answered: a name that came back is no part of the table's history.
-    let base = base.refreshed().await?;
-    upsert(&base, changes.rows.clone(), progress).await.map_err(Error::lance(merging))?;
-    Ok(Applied::Merged { rows: changes.row_count(), deleted })
+    Ok(Some((applied(deleted), base.answered(dataset.map_err(failed())?).await?)))
+}
+
+/// Whether a version that a commit answered is the newest one. It is asked while rows are written, and known before anything is
+/// committed (I5). If it is, nothing newer was ever there: the newest version is never cleaned up.
+async fn is_newest(base: &BaseTable, is_answered: bool) -> Result<bool> {
+    Ok(!is_answered || base.refreshed().await?.version() == base.version())
 }
 
 /// What an SSTable changes in the base table. In memory: an SSTable is a MemTable that was written out.
-struct Changes {
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// The base table's, with the ids of its fields: a column that was dropped and added anew is another one.
+    schema: LanceSchema,
     /// In the base table's schema.
     rows: Vec<RecordBatch>,
     /// Key columns only.
@@ -73,7 +140,8 @@ struct Changes {
 }
 
 impl Changes {
-    async fn read(base: &BaseTable, pending: &Pending) -> Result<Self> {
+    /// The rows of an SSTable that is to be merged into a version of the base table, or one with the same columns.
+    pub(super) async fn read(base: &BaseTable, pending: &Pending) -> Result<Self> {
         let place = SsTablePlace::of(pending.shard, &pending.sstable);
         let described = place.describe(base.lance_store());
         let dataset = place.open(base.lance_store()).await?;
@@ -111,7 +179,12 @@ impl Changes {
                 deleted_keys.push(filter_record_batch(&keys, &dead).map_err(failed())?);
             }
         }
-        Ok(Self { rows, deleted_keys })
+        Ok(Self { schema: base.dataset().schema().clone(), rows, deleted_keys })
+    }
+
+    /// Whether this version of the base table has the columns for which the rows were read.
+    pub(super) fn fit(&self, base: &BaseTable) -> bool {
+        self.schema == *base.dataset().schema()
     }
 
     fn row_count(&self) -> u64 {
@@ -125,36 +198,43 @@ impl Changes {
 /// Which rows go is decided on exactly the version of `base`, which has everything below the generation and nothing
 /// of it or above, and they are named by address. So a commit that comes late, even if Lance moves it on top of newer
 /// versions, never removes what a later generation has put under the same key. Running the deletion again on a newer
-/// version could; that is why Lance's own retry is not used.
-async fn delete(base: &BaseTable, keys: Vec<RecordBatch>) -> lance::Result<u64> {
+/// version could; that is why Lance's own retry is not used. `None`: there is no such row.
+async fn delete(
+    base: &BaseTable,
+    unbroken: &Unbroken,
+    keys: Vec<RecordBatch>,
+) -> lance::Result<Option<(u64, Dataset)>> {
     let mut merge = job(base)?;
     let job = merge.when_matched(WhenMatched::Delete).when_not_matched(WhenNotMatched::DoNothing).try_build()?;
     let uncommitted = job.execute_uncommitted_batches(keys).await?;
-    let deleted = uncommitted.stats.num_deleted_rows;
-    if deleted > 0 {
-        commit(base, uncommitted).await?;
+    match uncommitted.stats.num_deleted_rows {
+        0 => Ok(None),
+        deleted => Ok(Some((deleted, commit(base, unbroken, uncommitted).await?))),
     }
-    Ok(deleted)
 }
 
 /// Inserts the rows or replaces those of the same key, and records the generation, in one commit.
-async fn upsert(base: &BaseTable, rows: Vec<RecordBatch>, progress: Vec<CompactedSsTable>) -> lance::Result<()> {
-    if rows.is_empty() {
-        let operation = Operation::UpdateMemWalState { compacted_sstables: progress };
-        return execute(base, operation).await;
-    }
+async fn prepare_upsert(
+    base: &BaseTable,
+    rows: Vec<RecordBatch>,
+    progress: Vec<CompactedSsTable>,
+) -> lance::Result<UncommittedMergeInsert> {
     let mut merge = job(base)?;
     let job = merge
         .when_matched(WhenMatched::UpdateAll)
         .when_not_matched(WhenNotMatched::InsertAll)
         .mark_sstables_as_compacted(progress)
         .try_build()?;
-    commit(base, job.execute_uncommitted_batches(rows).await?).await
+    job.execute_uncommitted_batches(rows).await
 }
 
 /// Appends the rows and records the generation, in one commit. Lance's own append cannot carry the record, an update
 /// that replaces nothing can.
-async fn append(base: &BaseTable, rows: &[RecordBatch], progress: Vec<CompactedSsTable>) -> lance::Result<()> {
+async fn prepare_append(
+    base: &BaseTable,
+    rows: &[RecordBatch],
+    progress: Vec<CompactedSsTable>,
+) -> lance::Result<Operation> {
     let params = WriteParams { mode: WriteMode::Append, ..base.lance_store().write_params() };
     let new_fragments = match rows.is_empty() {
         true => Vec::new(),
@@ -166,7 +246,7 @@ async fn append(base: &BaseTable, rows: &[RecordBatch], progress: Vec<CompactedS
             }
         }
     };
-    let operation = Operation::Update {
+    Ok(Operation::Update {
         removed_fragment_ids: vec![],
         updated_fragments: vec![],
         new_fragments,
@@ -177,30 +257,29 @@ async fn append(base: &BaseTable, rows: &[RecordBatch], progress: Vec<CompactedS
         update_mode: Some(UpdateMode::RewriteRows),
         inserted_rows_filter: None,
         updated_fragment_offsets: None,
-    };
-    execute(base, operation).await
+    })
 }
 
 fn job(base: &BaseTable) -> lance::Result<MergeInsertBuilder> {
     MergeInsertBuilder::try_new(dataset(base), base.primary_key().to_vec())
 }
 
-async fn commit(base: &BaseTable, uncommitted: UncommittedMergeInsert) -> lance::Result<()> {
-    let mut builder = commit_of(base);
+async fn commit(base: &BaseTable, unbroken: &Unbroken, uncommitted: UncommittedMergeInsert) -> lance::Result<Dataset> {
+    let mut builder = commit_of(base, unbroken);
     if let Some(affected) = uncommitted.affected_rows {
         builder = builder.with_affected_rows(affected);
     }
-    builder.execute(uncommitted.transaction).await.map(|_| ())
+    builder.execute(uncommitted.transaction).await
 }
 
-async fn execute(base: &BaseTable, operation: Operation) -> lance::Result<()> {
-    commit_of(base).execute(Transaction::new(base.version(), operation, None)).await.map(|_| ())
+async fn execute(base: &BaseTable, unbroken: &Unbroken, operation: Operation) -> lance::Result<Dataset> {
+    commit_of(base, unbroken).execute(Transaction::new(base.version(), operation, None)).await
 }
 
 /// A commit of what was computed on this version of the base.
-fn commit_of(base: &BaseTable) -> CommitBuilder<'static> {
+fn commit_of(base: &BaseTable, unbroken: &Unbroken) -> CommitBuilder<'static> {
+    unbroken.begin(base.version(), base.spec_id());
     CommitBuilder::new(dataset(base))
-        .with_commit_handler(Arc::new(Unbroken { read_version: base.version(), spec_id: base.spec_id() }))
 }
 
 fn dataset(base: &BaseTable) -> Arc<Dataset> {

@@ -1,6 +1,9 @@
 //! What waits to be merged: the SSTables that the shards list and the base table does not have. Reads only.
 
+use std::collections::BTreeSet;
+
 use fencepost_wal::{ManifestStore, ShardId, SsTable};
+use futures::future::join;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::merged;
@@ -29,13 +32,24 @@ pub(super) struct Plan {
 impl Plan {
     /// Section 9's order: the base version first, then the shards. A generation that neither has was merged and
     /// collected in between, so a newer base version has it.
+    ///
+    /// `base` is the newest version, read a moment ago.
     pub(super) async fn make(base: &BaseTable) -> Result<Self> {
         let mut missing = None;
-        for _ in 0..MAX_ROUNDS {
-            let base = base.refreshed().await?;
-            let shards = stream::iter(shards::list(&base).await?).map(|id| pending_of(&base, id));
-            let shards: Vec<_> = shards.buffered(SHARDS_AT_ONCE).try_collect().await?;
-            match shards.into_iter().collect::<Result<Vec<_>, _>>() {
+        let mut base = base.clone();
+        for round in 0..MAX_ROUNDS {
+            if round > 0 {
+                base = base.refreshed().await?;
+            }
+            // Those that the base names are asked while the others are looked for.
+            let named: BTreeSet<ShardId> =
+                base.fixed_shards().iter().map(|(id, _)| *id).chain(base.merged().keys().copied()).collect();
+            let (of_named, listed) = join(all_pending(&base, &named), shards::list(&base)).await;
+            let others: BTreeSet<ShardId> = listed?.difference(&named).copied().collect();
+            let (of_named, of_others) = (of_named?, all_pending(&base, &others).await?);
+            let mut shards: Vec<_> = of_named.into_iter().chain(of_others).collect();
+            shards.sort_unstable_by_key(|(id, _)| *id);
+            match shards.into_iter().map(|(_, pending)| pending).collect::<Result<Vec<_>, _>>() {
                 Ok(pending) => return Ok(Self { pending: pending.into_iter().flatten().collect() }),
                 // Nobody has merged since: this is no race.
                 Err(reason) if missing.as_ref() == Some(&(base.version(), reason.clone())) => {
@@ -50,8 +64,15 @@ impl Plan {
     }
 }
 
+type PendingOf = Result<Vec<Pending>, String>;
+
+async fn all_pending(base: &BaseTable, shards: &BTreeSet<ShardId>) -> Result<Vec<(ShardId, PendingOf)>> {
+    let pending = shards.iter().map(|id| async { Ok::<_, Error>((*id, pending_of(base, *id).await?)) });
+    stream::iter(pending.collect::<Vec<_>>()).buffered(SHARDS_AT_ONCE).try_collect().await
+}
+
 /// A shard's SSTables above what the base has, in order; or which one is missing.
-async fn pending_of(base: &BaseTable, id: ShardId) -> Result<Result<Vec<Pending>, String>> {
+async fn pending_of(base: &BaseTable, id: ShardId) -> Result<PendingOf> {
     let shard = base.shard(id);
     // Section 3: a merger acts on a certain manifest only.
     let manifest = ManifestStore::new(shard).latest_certain().await?;

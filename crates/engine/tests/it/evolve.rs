@@ -287,6 +287,27 @@ async fn changes_that_nobody_can_follow_are_named() {
     }
 }
 
+/// The rows that a merge has read were those of a column that is no more.
+#[tokio::test]
+async fn a_column_that_is_replaced_by_its_like_during_a_merge_does_not_get_the_values_of_before() {
+    let place = Place::new(true).await;
+    let writer = place.ours(config()).await;
+    writer.put(rows(&[(1, 10)])).await.unwrap();
+    writer.flush().await.unwrap();
+    let process = place.process();
+    let gate = process.faults.on(Op::Create).path_contains("_versions/").stall();
+    let merger = process.merger();
+    soon("the merger's commit", gate.reached()).await;
+    let mut dataset = place.lance().await.dataset;
+    dataset.drop_columns(&["v"]).await.unwrap();
+    let same = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true)]));
+    dataset.add_columns(NewColumnTransform::AllNulls(same), None, None).await.unwrap();
+    gate.release();
+    let error = soon("the merger", merger).await.unwrap().unwrap_err();
+    cannot_follow(&error, "it was replaced by another one of that name");
+    assert_eq!(place.lance().await.dataset.count_rows(None).await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_column_that_may_not_be_null_cannot_be_followed() {
     let place = Place::new(true).await;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fencepost::{Error, MergeOptions, MergeReport, Table};
 use fencepost_sim::{Fault, Gate, Op};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
 use crate::support::*;
@@ -321,6 +323,69 @@ async fn s36_a_deletion_that_sleeps_through_a_cleanup_brings_no_row_back() {
     gate.release();
     soon("the late merger", merger).await.unwrap().unwrap();
     assert_eq!(only_in_base(&bucket).await, expected);
+}
+
+/// 36 again: the commit of the deletions itself lands late, under a name that came back when newer versions were cleaned up. It is
+/// answered with success, and is no part of the table's history. `process` has faults, `healthy` has none.
+async fn deletions_under_a_forgotten_name(process: Process, healthy: fencepost::Store, in_between: bool) {
+    let table = Table::open(healthy.clone()).await.unwrap();
+    let writer = table.writer(config()).await.unwrap();
+    writer.put(ids(0..5)).await.unwrap();
+    writer.flush().await.unwrap();
+    merge(&table).await;
+    writer.delete(keys(&[1, 2])).await.unwrap();
+    writer.flush().await.unwrap();
+    let commit_something = async |n: u32| {
+        let mut other = config();
+        other.wal.max_in_flight = 2 + n as usize;
+        table.set_writer_defaults(&other).await.unwrap();
+    };
+
+    // Lance looks for newer versions between the two.
+    let look = process.faults.on_any(Op::WRITES).path_contains("_deletions/").stall_after();
+    let gate = process.faults.on(Op::Create).path_contains("_versions/").stall();
+    let merger = process.merger();
+    soon("the deletion file", look.reached()).await;
+    if in_between {
+        commit_something(0).await;
+    }
+    look.release();
+    soon("the commit of the deletions", gate.reached()).await;
+    for n in 1..5 {
+        commit_something(n).await;
+    }
+    // As Lance's cleanup does. Named by 2^64 - 1 - version: the newest is the first.
+    let versions = healthy.root().clone().join("_versions");
+    let mut manifests: Vec<_> = healthy.object_store().list(Some(&versions)).try_collect().await.unwrap();
+    manifests.retain(|found| found.location.as_ref().ends_with(".manifest"));
+    manifests.sort_by(|a, b| a.location.cmp(&b.location));
+    for found in &manifests[1..] {
+        healthy.object_store().delete(&found.location).await.unwrap();
+    }
+    gate.release();
+    soon("the late merger", merger).await.unwrap().unwrap();
+    let base = Table::open(healthy).await.unwrap().inspect().await.unwrap().base;
+    assert_eq!((base.rows, base.merged.first().map(|merged| merged.generation)), (3, Some(2)));
+    let seen = pairs(table.provider().await.unwrap()).await;
+    assert_eq!(seen, [0, 3, 4].map(|id| (id, Some(id))), "a commit in between: {in_between}");
+}
+
+#[tokio::test]
+async fn s36_deletions_under_a_forgotten_name_are_made_again() {
+    for in_between in [false, true] {
+        let bucket = Bucket::new();
+        keyed(&bucket, 1).await;
+        deletions_under_a_forgotten_name(bucket.process(), bucket.process().store, in_between).await;
+    }
+}
+
+/// There Lance finds the newest version by a hint, which the late commit has written, too.
+#[tokio::test]
+async fn s36_deletions_under_a_forgotten_name_are_made_again_on_files() {
+    for in_between in [false, true] {
+        let place = crate::interop::place::Place::new(true).await;
+        deletions_under_a_forgotten_name(place.process(), place.store(), in_between).await;
+    }
 }
 
 /// Every way in which a commit of the base table can be answered wrongly, at every commit.
