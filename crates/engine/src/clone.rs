@@ -8,11 +8,12 @@ use std::time::Duration;
 use fencepost_wal::checkpoint::Checkpoint;
 use fencepost_wal::clone::{self, CloneSource, ClonedLog};
 use fencepost_wal::{Error as WalError, ManifestStore, Shard, ShardId, ShardManifest, Store};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::{join, try_join};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use crate::base::{BaseTable, CloneOf, TableState, shard_id_of_name};
-use crate::checkpoint::{self, CheckpointOptions, Pinner};
+use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -60,25 +61,26 @@ pub(crate) async fn clone_to(
 ) -> Result<(BaseTable, CloneReport)> {
     refuse_place(source.lance_store().store(), target)?;
     let lance = LanceStore::new(target);
-    let source = source.refreshed().await?;
-    let (id, made_here) = match begun(&source, &lance, options).await? {
-        Some(id) => (id, false),
-        None => match options.checkpoint {
-            Some(id) => (id, false),
-            None => {
-                let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINT), ..CheckpointOptions::default() };
-                (checkpoint::make(&source, &options, pinner).await?.id, true)
-            }
-        },
+    let (source, begun) = try_join(source.refreshed(), begun(source, &lance, options)).await?;
+    let from = match (begun, options.checkpoint) {
+        (Some(id), _) => From { id, is_begun: true, made: None },
+        (None, Some(id)) => From { id, is_begun: false, made: None },
+        (None, None) => {
+            let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINT), ..CheckpointOptions::default() };
+            let made = checkpoint::make(&source, &options, pinner).boxed().await?;
+            From { id: made.0.id, is_begun: false, made: Some(made) }
+        }
     };
-    let cloned = from_checkpoint(&source, &lance, id, options).await;
-    if made_here
-        && cloned.is_ok()
-        && let Err(error) = checkpoint::delete(&source, id).await
-    {
-        tracing::debug!(%id, %error, "the checkpoint that a clone was made of is left until it expires");
-    }
-    cloned
+    from_checkpoint(&source, &lance, &from, options).boxed().await
+}
+
+/// The checkpoint that a clone begins with.
+struct From {
+    id: Uuid,
+    /// An earlier run has created the clone's dataset.
+    is_begun: bool,
+    /// If it was made for this clone. Then it goes when that holds everything by pins of its own.
+    made: Option<(TableCheckpoint, BaseTable)>,
 }
 
 /// Two tables do not share a folder: who deletes the outer one deletes both.
@@ -129,14 +131,19 @@ async fn begun(source: &BaseTable, target: &LanceStore, options: &CloneOptions) 
 async fn from_checkpoint(
     source: &BaseTable,
     target: &LanceStore,
-    id: Uuid,
+    from: &From,
     options: &CloneOptions,
 ) -> Result<(BaseTable, CloneReport)> {
-    let (base, sources) = match of_checkpoint(source, id).await {
+    let id = from.id;
+    let found = match &from.made {
+        Some((checkpoint, base)) => of_parts(checkpoint, base.clone()).await,
+        None => of_checkpoint(source, id).await,
+    };
+    let (base, sources) = match found {
         Err(error @ Error::NoCheckpoint { .. }) => of_pins(source, target, options).await?.ok_or(error)?,
         found => found?,
     };
-    let clone = create(&base, target, id, &sources, options).await?;
+    let clone = create(&base, target, from, &sources, options).await?;
     let table_id = clone.table_id().ok_or_else(|| Error::Corrupt {
         url: target.describe(None),
         reason: "it is a clone without a table id".to_owned(),
@@ -170,8 +177,20 @@ async fn from_checkpoint(
         clone::finish(&shard, &copied).await?;
         Ok::<_, Error>(copied)
     });
-    let copied: Vec<ClonedLog> = copied.buffered(SHARDS_AT_ONCE).try_collect().await?;
-    let clone = clone.become_state(TableState::Ready).await?;
+    let finished = async {
+        let copied: Vec<ClonedLog> = copied.buffered(SHARDS_AT_ONCE).try_collect().await?;
+        Ok::<_, Error>((copied, clone.become_state(TableState::Ready).await?))
+    };
+    // A run that goes on where this one dies finds the pins (`of_pins`).
+    let unneeded = async {
+        if from.made.is_some()
+            && let Err(error) = checkpoint::delete(source, id).await
+        {
+            tracing::debug!(%id, %error, "the checkpoint that a clone was made of is left until it expires");
+        }
+    };
+    let (finished, ()) = join(finished.boxed(), unneeded.boxed()).await;
+    let (copied, clone) = finished?;
     let report = CloneReport {
         checkpoint: id,
         base_version: base.version(),
@@ -184,8 +203,12 @@ async fn from_checkpoint(
 
 /// What a checkpoint has of each shard, and its base version.
 async fn of_checkpoint(source: &BaseTable, id: Uuid) -> Result<(BaseTable, Vec<CloneSource>)> {
-    let checkpoint = checkpoint::find(source, id).await?;
-    let base = checkpoint::base_of(source, &checkpoint).await?;
+    let (checkpoint, base) = try_join(checkpoint::find(source, id), checkpoint::base_of(source, id)).await?;
+    of_parts(&checkpoint, base).await
+}
+
+async fn of_parts(checkpoint: &TableCheckpoint, base: BaseTable) -> Result<(BaseTable, Vec<CloneSource>)> {
+    let id = checkpoint.id;
     let sources = stream::iter(checkpoint.shards.clone()).map(|part| {
         let base = &base;
         async move { CloneSource::read(base.shard(part.shard_id), part.id).await.map_err(|error| gone(base, id, error)) }
@@ -248,17 +271,12 @@ fn gone(base: &BaseTable, id: Uuid, error: WalError) -> Error {
 async fn create(
     base: &BaseTable,
     target: &LanceStore,
-    checkpoint: Uuid,
+    from: &From,
     sources: &[CloneSource],
     options: &CloneOptions,
 ) -> Result<BaseTable> {
-    let there = || BaseTable::open_in_any_state(target, options.wal_store.clone());
-    let is_there = match there().await {
-        Ok(_) => true,
-        Err(Error::TableNotFound { .. }) => false,
-        Err(error) => return Err(error),
-    };
-    if !is_there {
+    let checkpoint = from.id;
+    if !from.is_begun {
         let table_id = target.store().surroundings().fresh_id();
         let of = |source: &CloneSource| (source.shard.id(), name_in_clone(base, table_id, source));
         let shards: BTreeMap<ShardId, ShardId> = sources.iter().map(of).collect();
@@ -266,7 +284,7 @@ async fn create(
         base.create_clone(target, &clone).await?;
     }
     // Somebody else may have been faster, with whatever.
-    let there = there().await?;
+    let there = BaseTable::open_in_any_state(target, options.wal_store.clone()).await?;
     match there.state()? == TableState::Cloning && there.origin_checkpoint() == Some(checkpoint) {
         true => Ok(there),
         false => Err(Error::TableExists { url: target.describe(None) }),

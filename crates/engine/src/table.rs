@@ -298,7 +298,9 @@ impl Table {
     /// shard's, after which nothing is pinned.
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
         let config = WriterConfig::default();
-        checkpoint::make(&self.base, options, &Pinner::Anybody(Arc::clone(&self.cache), Box::new(config))).await
+        let pinner = Pinner::Anybody(Arc::clone(&self.cache), Box::new(config));
+        let (made, _) = checkpoint::make(&self.base.refreshed().await?, options, &pinner).await?;
+        Ok(made)
     }
 
     /// The checkpoints of the table, oldest first; with a name, those that are called so.

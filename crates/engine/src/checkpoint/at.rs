@@ -17,7 +17,7 @@ use crate::shards::SHARDS_AT_ONCE;
 /// The moment of a checkpoint. The base version is the one that was tagged, and each shard is read from the manifest and the log
 /// that were pinned (I9): what happened since is not looked at.
 pub(crate) async fn snapshot_at(base: &BaseTable, checkpoint: &TableCheckpoint) -> Result<Snapshot> {
-    let base = base_of(base, checkpoint).await?;
+    let base = base_of(base, checkpoint.id).await?;
     let format = RowFormat::of(&base)?;
     let views = stream::iter(checkpoint.shards.clone()).map(|part| {
         let (base, format) = (&base, &format);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions as PartOptions, TablePart};
 use fencepost_wal::{Error as WalError, Generation, ShardId, ShardManifest};
+use futures::FutureExt;
+use futures::future::{join, join3};
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
@@ -50,31 +52,39 @@ impl Pinner<'_> {
     }
 }
 
-/// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned.
+/// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned. Returns it with its version of the base table.
+/// `base` is the newest one, read a moment ago.
 pub(crate) async fn make(
     base: &BaseTable,
     options: &CheckpointOptions,
     pinner: &Pinner<'_>,
-) -> Result<TableCheckpoint> {
-    for _ in 0..MAX_ROUNDS {
+) -> Result<(TableCheckpoint, BaseTable)> {
+    let mut base = base.clone();
+    for round in 0..MAX_ROUNDS {
+        if round > 0 {
+            base = base.refreshed().await?;
+        }
+        let base = &base;
         let id = base.lance_store().store().surroundings().fresh_id();
         let made = match options.source {
             Some(source) => copy(base, source, id, options).await,
             None => attempt(base, id, options, pinner).await,
         };
         match made {
-            Ok(true) => match base.at_tag(&tag_of(id)).await? {
-                Some(_) => {
+            Ok(true) => {
+                let tag = tag_of(id);
+                match join3(base.at_tag(&tag), base.refreshed(), find(base, id)).await {
+                    (Err(error), ..) => return Err(error),
+                    // A collector took it for one that nobody needs.
+                    (Ok(None), ..) => give_up(base, id).await,
                     // A deletion that has begun meanwhile would be refused by it, for nothing.
-                    if let Err(error) = base.refreshed().await {
+                    (_, Err(error), _) => {
                         give_up(base, id).await;
                         return Err(error);
                     }
-                    return find(base, id).await;
+                    (Ok(Some(kept)), Ok(_), found) => return Ok((found?, kept)),
                 }
-                // A collector took it for one that nobody needs.
-                None => give_up(base, id).await,
-            },
+            }
             Ok(false) => give_up(base, id).await,
             Err(error) => {
                 give_up(base, id).await;
@@ -82,7 +92,7 @@ pub(crate) async fn make(
             }
         }
     }
-    Err(moved_on(base).await)
+    Err(moved_on(&base).await)
 }
 
 /// What is left is found and collected when it has expired, or by `Table::delete_checkpoint`.
@@ -98,9 +108,13 @@ async fn give_up(base: &BaseTable, id: Uuid) {
 
 /// False: the table has moved on.
 async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<bool> {
-    let Some(base) = &base.refreshed().await?.keep(&tag_of(id)).await? else {
-        return Ok(false);
-    };
+    // The version is tagged while the shards are pinned; what pins it counts only if it was there then, and is in the end.
+    let tag = tag_of(id);
+    let (kept, pinned) = join(base.keep(&tag), pin_all(base, id, options, pinner).boxed()).await;
+    Ok(kept?.is_some() && pinned?)
+}
+
+async fn pin_all(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<bool> {
     let listed = shards::list(base).await?;
     if shards::vanished(base, &listed).is_some() {
         return Ok(false);
@@ -154,7 +168,7 @@ fn part_options(base: &BaseTable, id: Uuid, shards: usize, options: &CheckpointO
 /// Another checkpoint of the same moment.
 async fn copy(base: &BaseTable, source: Uuid, id: Uuid, options: &CheckpointOptions) -> Result<bool> {
     let of = find(base, source).await?;
-    let Some(base) = &base_of(base, &of).await?.keep(&tag_of(id)).await? else {
+    let Some(base) = &base_of(base, of.id).await?.keep(&tag_of(id)).await? else {
         return Ok(false);
     };
     let part = part_options(base, id, of.shards.len(), options)?;

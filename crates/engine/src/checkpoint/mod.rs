@@ -121,9 +121,9 @@ pub(crate) fn none(base: &BaseTable, wanted: impl ToString, reason: &str) -> Err
 ///
 /// # Errors
 /// [`Error::NoCheckpoint`] if its tag is gone.
-pub(crate) async fn base_of(base: &BaseTable, checkpoint: &TableCheckpoint) -> Result<BaseTable> {
-    let kept = base.at_tag(&tag_of(checkpoint.id)).await?;
-    kept.ok_or_else(|| none(base, checkpoint.id, "its version of the base table is gone"))
+pub(crate) async fn base_of(base: &BaseTable, id: Uuid) -> Result<BaseTable> {
+    let kept = base.at_tag(&tag_of(id)).await?;
+    kept.ok_or_else(|| none(base, id, "its version of the base table is gone"))
 }
 
 /// The parts that the shards list and that have not expired, by the checkpoint that they belong to.
@@ -219,13 +219,15 @@ pub(crate) async fn delete(base: &BaseTable, id: Uuid) -> Result<()> {
 /// Says whether there were any.
 async fn remove_parts(base: &BaseTable, id: Uuid) -> Result<bool> {
     let parts = parts(base).await?.remove(&id).unwrap_or_default();
-    for (shard, part) in &parts {
-        match checkpoint::delete(&base.shard(*shard), part.id).await {
-            Ok(()) | Err(WalError::NoCheckpoint { .. }) => {}
-            Err(error) => return Err(error.into()),
+    let is_any = !parts.is_empty();
+    let removed = stream::iter(parts).map(|(shard, part)| async move {
+        match checkpoint::delete(&base.shard(shard), part.id).await {
+            Ok(()) | Err(WalError::NoCheckpoint { .. }) => Ok(()),
+            Err(error) => Err(Error::from(error)),
         }
-    }
-    Ok(!parts.is_empty())
+    });
+    removed.buffer_unordered(SHARDS_AT_ONCE).try_collect::<()>().await?;
+    Ok(is_any)
 }
 
 /// Gives up the base versions of checkpoints that have expired, and of those whose makers died. Whoever makes a checkpoint looks

@@ -288,7 +288,9 @@ impl TableWriter {
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
         // Behind the calls that wait for their shards.
         drop(self.turn().await);
-        checkpoint::make(&self.columns().base, options, &Pinner::Writers(&self.shards)).await
+        let base = self.columns().base.refreshed().await?;
+        let (made, _) = checkpoint::make(&base, options, &Pinner::Writers(&self.shards)).await?;
+        Ok(made)
     }
 
     /// Flushes and closes every shard cleanly.
