@@ -11,6 +11,7 @@ mod plot;
 mod report;
 mod rows;
 mod scenario;
+mod trace;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ struct Args {
     /// Writes every round's figures here.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes a line for each measured request here: when it began, how long it took, what it was.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Draws a plot of each table here.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
@@ -90,6 +94,9 @@ async fn main() -> Result<()> {
     let scenarios = if args.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { args.scenarios };
     if let Some(folder) = &args.plot {
         std::fs::create_dir_all(folder)?;
+    }
+    if let Some(file) = &args.trace {
+        trace::begin(file)?;
     }
     let mut found = Vec::new();
     for scenario in scenarios {

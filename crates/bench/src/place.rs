@@ -111,7 +111,7 @@ impl Place {
                 Some(pace) => Arc::new(LatencyStore::paced(inner, pace, 0)),
                 None => inner,
             };
-            Arc::new(CountingStore::counted_by(inner, counts))
+            crate::trace::traced(Arc::new(CountingStore::counted_by(inner, counts)))
         })
     }
 

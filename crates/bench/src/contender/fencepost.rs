@@ -1,7 +1,7 @@
 //! Fencepost.
 
 use async_trait::async_trait;
-use fencepost::{MemTableConfig, Store, Table, TableOptions, TableWriter, WriterConfig};
+use fencepost::{MemTableConfig, Sharding, Store, Table, TableOptions, TableWriter, WriterConfig};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -56,7 +56,13 @@ fn tuned(mut config: WriterConfig, tuning: Tuning) -> WriterConfig {
 
 /// Opens a table of this shape, keyed by `id`, in one shard; makes it if there is none.
 pub(crate) async fn create_table(store: &Store, shape: Shape) -> Result<Table> {
-    let options = TableOptions { primary_key: vec!["id".into()], ..TableOptions::default() };
+    create_sharded(store, shape, 1).await
+}
+
+/// The same in so many shards.
+pub(crate) async fn create_sharded(store: &Store, shape: Shape, shards: u32) -> Result<Table> {
+    let sharding = if shards == 1 { Sharding::default() } else { format!("bucket(id,{shards})").parse()? };
+    let options = TableOptions { primary_key: vec!["id".into()], sharding };
     match Table::create(store.clone(), shape.schema(), options).await {
         Err(fencepost::Error::TableExists { .. }) => Ok(Table::open(store.clone()).await?),
         made => Ok(made?),

@@ -13,7 +13,7 @@ use ::fencepost::Store;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-pub(crate) use self::fencepost::{Fencepost, create_table};
+pub(crate) use self::fencepost::{Fencepost, create_sharded, create_table};
 pub(crate) use self::lance::{Lance, SHARD as LANCE_SHARD, dataset};
 pub(crate) use self::layered::{Layers, merge_insert};
 pub(crate) use self::slate::Slate;

@@ -1,6 +1,6 @@
 //! What grows with shards and with SSTables: the time of an append, of an open, and memory.
 
-use fencepost::{Sharding, Table as FencepostTable, TableOptions, WriterConfig};
+use fencepost::{Table as FencepostTable, WriterConfig};
 
 use super::{Plan, timed};
 use crate::Result;
@@ -24,10 +24,7 @@ pub(super) async fn run(plan: &Plan) -> Result<Vec<Table>> {
     for shards in SHARDS.into_iter().filter(|shards| *shards as usize <= plan.size(256)) {
         for _ in 0..plan.rounds {
             let place = target.place()?;
-            let sharding: Sharding =
-                if shards == 1 { Sharding::default() } else { format!("bucket(id,{shards})").parse()? };
-            let options = TableOptions { primary_key: vec!["id".into()], sharding };
-            FencepostTable::create(place.unmeasured(), Shape::Text.schema(), options).await?;
+            crate::contender::create_sharded(&place.unmeasured(), Shape::Text, shards).await?;
             let table = FencepostTable::open(place.store()).await?;
             let held = allocated::now();
             let before = place.requests();
