@@ -16,11 +16,16 @@ use crate::rows::Shape;
 pub(crate) const PUT_DOLLARS: f64 = 0.005 / 1000.0;
 pub(crate) const GET_DOLLARS: f64 = 0.0004 / 1000.0;
 
-const SETTINGS: [Setting; 8] = [
+/// Fencepost with every tenth millisecond of linger that a peer's latency can be compared with.
+const SETTINGS: [Setting; 12] = [
     Setting::defaults(System::Fencepost),
     Setting::gather(System::Fencepost, 10),
+    Setting::gather(System::Fencepost, 20),
+    Setting::gather(System::Fencepost, 30),
+    Setting::gather(System::Fencepost, 40),
+    Setting::gather(System::Fencepost, 50),
     Setting::gather(System::Fencepost, 70),
-    Setting::gather(System::Fencepost, 100),
+    Setting::gather(System::Fencepost, 90),
     Setting::defaults(System::Lance),
     Setting::gather(System::Lance, 5),
     Setting::defaults(System::Slate),

@@ -280,7 +280,7 @@ impl Hiding {
         for Generations { keys: of_shard, oldest, newest } in &self.shards {
             let versions = of_shard.versions.read();
             let is_newer = |key| versions.newest_of(key, *newest).is_some_and(|generation| generation >= *oldest);
-            hidden = &hidden | &keys.iter().map(|key| is_newer(key)).collect();
+            hidden = &hidden | &keys.iter().map(is_newer).collect();
         }
         hidden
     }
