@@ -117,22 +117,21 @@ impl BaseTable {
     /// # Errors
     /// [`Error::TableNotReady`] if it was deleted, or another one stands there now.
     pub(crate) async fn refreshed(&self) -> Result<Self> {
-        let latest = self.in_any_state().await?;
-        if latest.state()? == TableState::Deleting {
-            latest.check_ready()?;
-        }
-        Ok(latest)
+        self.in_any_state().await?.if_not_deleted()
     }
 
     /// As [`refreshed`](Self::refreshed), opened anew, with another way to commit; what is refreshed from it has that too.
     pub(crate) async fn committing_by(&self, commit_handler: Arc<dyn CommitHandler>) -> Result<Self> {
         let store = self.store.committing_by(commit_handler);
         let dataset = store.open_dataset(None).await?;
-        let latest = self.if_same(Self::of(&store, dataset, self.wal_store.clone()).await?)?;
-        if latest.state()? == TableState::Deleting {
-            latest.check_ready()?;
+        self.if_same(Self::of(&store, dataset, self.wal_store.clone()).await?)?.if_not_deleted()
+    }
+
+    fn if_not_deleted(self) -> Result<Self> {
+        if self.state()? == TableState::Deleting {
+            self.check_ready()?;
         }
-        Ok(latest)
+        Ok(self)
     }
 
     /// This table in a version that a commit by a dataset of this handle has answered. Nobody has looked whether it is part of the

@@ -63,19 +63,19 @@ pub(crate) async fn clone_to(
     let lance = LanceStore::new(target);
     let (source, begun) = try_join(source.refreshed(), begun(source, &lance, options)).await?;
     let from = match (begun, options.checkpoint) {
-        (Some(id), _) => From { id, is_begun: true, made: None },
-        (None, Some(id)) => From { id, is_begun: false, made: None },
+        (Some(id), _) => Beginning { id, is_begun: true, made: None },
+        (None, Some(id)) => Beginning { id, is_begun: false, made: None },
         (None, None) => {
             let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINT), ..CheckpointOptions::default() };
             let made = checkpoint::make(&source, &options, pinner).boxed().await?;
-            From { id: made.0.id, is_begun: false, made: Some(made) }
+            Beginning { id: made.0.id, is_begun: false, made: Some(made) }
         }
     };
     from_checkpoint(&source, &lance, &from, options).boxed().await
 }
 
 /// The checkpoint that a clone begins with.
-struct From {
+struct Beginning {
     id: Uuid,
     /// An earlier run has created the clone's dataset.
     is_begun: bool,
@@ -131,7 +131,7 @@ async fn begun(source: &BaseTable, target: &LanceStore, options: &CloneOptions) 
 async fn from_checkpoint(
     source: &BaseTable,
     target: &LanceStore,
-    from: &From,
+    from: &Beginning,
     options: &CloneOptions,
 ) -> Result<(BaseTable, CloneReport)> {
     let id = from.id;
@@ -271,7 +271,7 @@ fn gone(base: &BaseTable, id: Uuid, error: WalError) -> Error {
 async fn create(
     base: &BaseTable,
     target: &LanceStore,
-    from: &From,
+    from: &Beginning,
     sources: &[CloneSource],
     options: &CloneOptions,
 ) -> Result<BaseTable> {

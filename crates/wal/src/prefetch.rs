@@ -128,3 +128,33 @@ impl Prefetch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::{Shard, ShardId, Store};
+
+    /// GETs that are begun at once, of objects that a LIST showed to be so large.
+    async fn begun(mebibytes: &[u64]) -> usize {
+        let store = Store::open(&format!("memory://prefetch-{}", ShardId::new_random()), &HashMap::new()).unwrap();
+        let log = Log::own(&Shard::new(store, ShardId::new_random()));
+        let mut ahead = Prefetch::new(log, Position::new(1), None, 192);
+        let sizes = (1..).zip(mebibytes.iter().map(|mebibytes| mebibytes << 20)).collect();
+        ahead.know(Position::new(mebibytes.len() as u64), Arc::new(sizes));
+        ahead.begin().unwrap();
+        ahead.running.len()
+    }
+
+    #[tokio::test]
+    async fn large_objects_are_read_a_few_at_a_time_and_one_always() {
+        assert_eq!(begun(&[1; 50]).await, 50);
+        assert_eq!(begun(&[30; 50]).await, 4);
+        assert_eq!(begun(&[200; 50]).await, 1);
+        assert_eq!(begun(&[1, 126, 1, 1]).await, 3);
+        assert_eq!(begun(&[0; 500]).await, 192);
+    }
+}

@@ -354,6 +354,30 @@ async fn the_position_behind_r_is_read_beside_the_list_and_again_if_something_ca
     }
 }
 
+/// What the LIST shows is no gain of a writer that is faster than the claimant, however much it is.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_empty_before_the_list_and_long_in_it_is_read_in_all() {
+    let bucket = bucket().await;
+    let old = consumed(&bucket).await;
+    let next = old.stats().next_position.get();
+    let process = bucket.process();
+    let list = process.faults.on(Op::List).path_contains("/wal").stall();
+    let opening = tokio::spawn({
+        let shard = process.shard.clone();
+        async move { WalAppender::open(&shard, &OpenOptions::default()).await }
+    });
+    list.reached().await;
+    settle().await;
+    old.append(batch([0])).await.unwrap();
+    // The same entry, 16,500 times.
+    for position in next + 1..next + 16_500 {
+        bucket.copy_entry(next, position).await;
+    }
+    list.release();
+    let (_, replay) = opening.await.unwrap().unwrap();
+    assert_eq!(replay.rows(), 16_500);
+}
+
 /// What happens between the look at a shard and the claim that starts from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Meanwhile {
