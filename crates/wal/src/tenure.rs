@@ -30,7 +30,7 @@ struct Shared {
     manifests: ManifestStore,
     identity: WriterIdentity,
     sentinel: Position,
-    /// What the serial zone is counted from (section 5); only a mutant has none.
+    /// What the serial zone is counted from (section 5); a shard's first tenure has none.
     zone_from: Option<Position>,
     liveness: Liveness,
     state: Mutex<State>,

@@ -5,12 +5,13 @@ use super::judge::Invariant;
 use super::mutant::Mutant;
 use super::state::{LatePut, Phase, Progress, State, Writer};
 use super::types::{Entry, POSITIONS, Position, ROWS, Set, row_name, row_number};
-use super::{LogModel, Notes, Start, Turn};
+use super::{LogModel, Notes, Turn};
 
 impl LogModel {
     /// Whether one PUT at a time is the rule at this position.
     pub(super) fn in_serial_zone(&self, me: &Writer, position: Position) -> bool {
-        if self.config.start != Start::Empty && me.epoch == 1 {
+        // Nobody was there before the first claim.
+        if me.epoch == 1 {
             return false;
         }
         let waived = self.is(Mutant::NoSerialZone) || (self.is(Mutant::CloseWaivesZone) && me.after_clean_close);
