@@ -25,6 +25,13 @@ pub(crate) struct RowFormat {
     /// `None` for a table without a primary key.
     pub(crate) keys: Option<KeyEncoder>,
     pub(crate) primary_key: Arc<[String]>,
+    /// The tombstone column of a put of one row.
+    one_live: ArrayRef,
+}
+
+/// The tombstone column of rows that are none.
+fn live(rows: usize) -> ArrayRef {
+    Arc::new(BooleanArray::new(BooleanBuffer::new_unset(rows), None))
 }
 
 impl RowFormat {
@@ -35,7 +42,7 @@ impl RowFormat {
             true => None,
             false => Some(KeyEncoder::try_new(&user, &primary_key)?),
         };
-        Ok(Self { storage: storage_schema(base.dataset()), user, keys, primary_key })
+        Ok(Self { storage: storage_schema(base.dataset()), user, keys, primary_key, one_live: live(1) })
     }
 
     /// The user's batch with the table's columns in the table's order: what a WAL-only log holds.
@@ -73,7 +80,7 @@ impl RowFormat {
             false => checked,
         };
         let mut columns = checked.columns().to_vec();
-        columns.push(Arc::new(BooleanArray::new(BooleanBuffer::new_unset(rows), None)));
+        columns.push(if rows == 1 { Arc::clone(&self.one_live) } else { live(rows) });
         labelled(&self.storage, columns, rows)
     }
 
@@ -166,6 +173,11 @@ impl RowFormat {
     }
 
     fn columns_by_name(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Vec<ArrayRef>> {
+        let given = batch.schema_ref().fields();
+        if given.len() == schema.fields().len() && given.iter().zip(schema.fields()).all(|(a, b)| a.name() == b.name())
+        {
+            return Ok(batch.columns().to_vec());
+        }
         let known = || self.user.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
         let found = batch.schema_ref();
         for (n, field) in found.fields().iter().enumerate() {

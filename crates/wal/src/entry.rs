@@ -18,8 +18,9 @@ use crate::writer::bytes_in_memory;
 
 /// Largest entry that is written or read, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 256 << 20;
-/// Batches with fewer rows than this are concatenated into one per entry.
+/// Batches with fewer rows than this, and fewer bytes than that, are concatenated into one per entry. Larger ones would only be copied.
 const CONCATENATE_BELOW_ROWS: usize = 1_000;
+const CONCATENATE_BELOW_BYTES: usize = 32 << 10;
 /// What Arrow adds to a batch, about: so that a buffer need not grow.
 const FRAME_BYTES: usize = 1 << 10;
 /// Views of a large buffer count as all of it, although little of it may be sent.
@@ -92,7 +93,8 @@ impl WalEntry {
 
 /// Encodes the batches of one entry; small ones become one batch, because the entry is the unit of durability.
 pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
-    encode_combined(schema, &combine_small(schema, batches), writer)
+    let measured = batches.iter().map(|batch| (batch, bytes_in_memory(batch).unwrap_or(usize::MAX)));
+    encode_combined(schema, &combine_small(schema, measured), writer)
 }
 
 /// [`encode_rows`] of batches that [`combine_small`] made.
@@ -153,8 +155,17 @@ fn untagged(schema: &Schema) -> Schema {
     Schema::new_with_metadata(fields, metadata)
 }
 
-/// The batches of one entry: small ones that follow each other as one, as far as they can be, and none without rows.
-pub(crate) fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<RecordBatch> {
+/// Whether a batch, which takes so many bytes in memory, is one of its own in an entry.
+pub(crate) fn stays_apart(batch: &RecordBatch, bytes: usize) -> bool {
+    batch.num_rows() >= CONCATENATE_BELOW_ROWS || bytes >= CONCATENATE_BELOW_BYTES
+}
+
+/// The batches of one entry: small ones that follow each other as one, as far as they can be, and none without rows. With each comes
+/// how many bytes it takes in memory.
+pub(crate) fn combine_small<'b>(
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = (&'b RecordBatch, usize)>,
+) -> Vec<RecordBatch> {
     let mut combined = Vec::new();
     let mut small: Vec<&RecordBatch> = Vec::new();
     let flush = |small: &mut Vec<&RecordBatch>, combined: &mut Vec<RecordBatch>| {
@@ -169,12 +180,12 @@ pub(crate) fn combine_small(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<
         }
         small.clear();
     };
-    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
-        if batch.num_rows() < CONCATENATE_BELOW_ROWS {
-            small.push(batch);
-        } else {
+    for (batch, bytes) in batches.filter(|(batch, _)| batch.num_rows() > 0) {
+        if stays_apart(batch, bytes) {
             flush(&mut small, &mut combined);
             combined.push(batch.clone());
+        } else {
+            small.push(batch);
         }
     }
     flush(&mut small, &mut combined);

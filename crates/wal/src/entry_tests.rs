@@ -51,6 +51,19 @@ fn small_batches_become_one_and_large_ones_stay() {
 }
 
 #[test]
+fn batches_of_few_large_rows_stay() {
+    let text = |size: usize| {
+        let column: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(size); 2]));
+        RecordBatch::try_from_iter([("text", column)]).unwrap()
+    };
+    let (small, large) = (text(10), text(20_000));
+    let all = [small.clone(), small.clone(), large.clone(), large.clone(), small.clone()];
+    let entry = decoded(&encode_rows(&large.schema(), &all, &writer()).unwrap()).unwrap();
+    assert_eq!(entry.batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [4, 2, 2, 2]);
+    assert_eq!(entry.batches.get(1..), Some(&[large.clone(), large, small][..]));
+}
+
+#[test]
 fn reserved_metadata_of_the_caller_is_replaced_and_other_metadata_kept() {
     let metadata = [("writer_epoch", "99"), ("fence_sentinel", "true"), ("generation", "3"), ("owner", "ann")];
     let metadata = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();

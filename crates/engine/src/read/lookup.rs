@@ -73,7 +73,8 @@ pub(super) async fn get(
         return Ok(found);
     }
     let wanted = WantedKeys::of_keys(&keys, encoder, format).map_err(misfit)?;
-    find(snapshot, &wanted, &schema).await
+    // Boxed: a lookup in memory does not pay for its size.
+    Box::pin(find(snapshot, &wanted, &schema)).await
 }
 
 /// The newest row of one key if a MemTable of the only shard has it (I8: newest first): nothing is awaited, and nothing is

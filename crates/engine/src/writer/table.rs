@@ -199,6 +199,13 @@ impl TableWriter {
         }
     }
 
+    /// The turn of a call, with its shards open.
+    async fn turn_with_shards(&self, parts: &[(ShardValue, RecordBatch)]) -> Result<Option<MutexGuard<'_, ()>>> {
+        let turn = self.turn().await;
+        self.shards.ensure(parts.iter().map(|(value, _)| value)).await?;
+        Ok(turn)
+    }
+
     /// Calls every shard with its part, and waits for all answers.
     async fn on_each<T, F>(
         &self,
@@ -208,18 +215,25 @@ impl TableWriter {
     where
         F: Future<Output = Result<T>>,
     {
-        let turn = self.turn().await;
-        if turn.is_some() {
-            self.shards.ensure(parts.iter().map(|(value, _)| value)).await?;
-        }
+        let turn = match &self.turnstile {
+            // Every writer that waits for its rows holds such a future in memory: what is rare is kept out of it.
+            Some(_) => Box::pin(self.turn_with_shards(&parts)).await?,
+            None => None,
+        };
         let mut calls = Vec::with_capacity(parts.len());
         for (value, part) in parts {
             let shard = self.shards.get(&value).ok_or_else(|| {
                 Error::NotSupported(format!("this writer has no shard for {value}; open it on the whole table"))
             })?;
-            let (id, answer) = (shard.shard_id(), call(shard, part));
-            calls.push(Box::pin(maybe_done(async move { (id, answer.await) })));
+            calls.push((shard.shard_id(), call(shard, part)));
         }
+        if turn.is_none() && calls.len() == 1 {
+            // I8: nothing comes between this and the first poll.
+            let Some((id, call)) = calls.pop() else { return Ok(Vec::new()) };
+            return Ok(vec![(id, call.await)]);
+        }
+        let calls = calls.into_iter().map(|(id, call)| Box::pin(maybe_done(async move { (id, call.await) })));
+        let mut calls: Vec<_> = calls.collect();
         // I8: a first poll gives rows their place in a shard's log. All of them together, so that two calls have the
         // same order in every shard that they share; `join_all` alone starts many futures bit by bit.
         poll_fn(|cx| {
@@ -289,8 +303,8 @@ impl TableWriter {
         // Behind the calls that wait for their shards.
         drop(self.turn().await);
         let base = self.columns().base.refreshed().await?;
-        let (made, _) = checkpoint::make(&base, options, &Pinner::Writers(&self.shards)).await?;
-        Ok(made)
+        let made = checkpoint::make(&base, options, &Pinner::Writers(&self.shards)).await?;
+        Ok(made.checkpoint)
     }
 
     /// Flushes and closes every shard cleanly.
@@ -363,7 +377,7 @@ async fn judged<T>(base: &BaseTable, answers: Answers<T>) -> Result<Vec<(ShardId
     for (shard, answer) in answers {
         match answer {
             Ok(part) => done.push((shard, part)),
-            Err(error) => failures.push((shard, explained(base, error).await)),
+            Err(error) => failures.push((shard, Box::pin(explained(base, error)).await)),
         }
     }
     let nothing = done.is_empty() && failures.iter().all(|(_, error)| error.outcome() == Outcome::NotWritten);
@@ -387,5 +401,5 @@ async fn explained(base: &BaseTable, error: Error) -> Error {
 }
 
 fn all_written(parts: Vec<(ShardId, Written)>) -> Written {
-    parts.into_iter().fold(Written::default(), |all, (_, part)| all.and(part))
+    parts.into_iter().map(|(_, part)| part).reduce(Written::and).unwrap_or_default()
 }

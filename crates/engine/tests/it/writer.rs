@@ -52,6 +52,24 @@ async fn put_delete_flush_and_close_do_what_they_say() {
     }
 }
 
+/// A table with thousands of clients has thousands of these in memory at once: what is rare (opening shards, waiting for memory or for
+/// admission, explaining errors) is kept out of them.
+#[tokio::test]
+async fn what_waits_for_a_row_is_small() {
+    let bucket = Bucket::new();
+    let table = keyed(&bucket, 1).await;
+    let writer = table.writer(config()).await.unwrap();
+    let row = || rows(&[(1, 1)]);
+    let shard = writer.shards().pop().unwrap();
+    let sizes = [
+        ("TableWriter::put", size_of_val(&writer.put(row()))),
+        ("TableWriter::delete", size_of_val(&writer.delete(keys(&[1])))),
+        ("TableWriter::put_no_wait", size_of_val(&writer.put_no_wait(row()))),
+        ("ShardWriter::put", size_of_val(&shard.put(row()))),
+    ];
+    assert!(sizes.iter().all(|(_, bytes)| *bytes <= 2048), "bytes: {sizes:?}");
+}
+
 #[tokio::test]
 async fn stats_tell_what_happened() {
     let bucket = Bucket::new();

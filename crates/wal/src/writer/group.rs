@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::queue::{Item, Queue};
-use crate::entry::{WriterIdentity, combine_small, encode_combined};
+use super::queue::{Columns, Item, Queue};
+use crate::entry::{WriterIdentity, combine_small, encode_combined, stays_apart};
 use crate::error::{Error, Result};
 
 /// Items that were taken from the queue to leave as one entry, in the order of the queue.
@@ -51,21 +51,21 @@ impl Group {
     pub(super) fn take(queue: &Queue) -> Self {
         let limit = queue.config.max_buffer_bytes;
         let mut items: Vec<Item> = Vec::new();
-        let mut columns = None;
+        let mut columns: Option<Arc<Columns>> = None;
         {
             let mut waiting = queue.waiting();
+            // What the entry will have, as far as that is told before it is encoded.
             let mut taken = 0;
             while let Some(item) = waiting.first() {
-                if taken > 0 && taken + item.bytes > limit {
-                    break;
+                if let (Some(batch), Some(others)) = (&item.batch, &item.columns) {
+                    let apart = if stays_apart(batch, item.bytes) { others.framing.of_batch() } else { 0 };
+                    match &columns {
+                        Some(these) if !Arc::ptr_eq(these, others) || taken + item.bytes + apart > limit => break,
+                        Some(_) => taken += item.bytes + apart,
+                        None => taken = others.framing.of_entry() + item.bytes,
+                    }
+                    columns.get_or_insert_with(|| Arc::clone(others));
                 }
-                if let (Some(these), Some(others)) = (&columns, &item.columns)
-                    && !Arc::ptr_eq(these, others)
-                {
-                    break;
-                }
-                columns = columns.or_else(|| item.columns.clone());
-                taken += item.bytes;
                 items.extend(waiting.take());
             }
         }
@@ -118,15 +118,21 @@ impl Group {
     }
 }
 
-fn batches_of(items: &[Item]) -> Vec<RecordBatch> {
-    items.iter().filter_map(|item| item.batch.clone()).collect()
+/// The batches of items, with the bytes that each takes in memory.
+fn batches_of(items: &[Item]) -> Vec<(RecordBatch, usize)> {
+    items.iter().filter_map(|item| Some((item.batch.clone()?, item.bytes))).collect()
 }
 
 /// The limit is on what is sent, which may be more than what was counted: half of the batches are left out until it fits.
-fn encode(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity, limit: usize) -> Result<Encoded> {
+fn encode(
+    schema: &SchemaRef,
+    batches: &[(RecordBatch, usize)],
+    writer: &WriterIdentity,
+    limit: usize,
+) -> Result<Encoded> {
     let mut batches = batches;
     loop {
-        let combined = combine_small(schema, batches);
+        let combined = combine_small(schema, batches.iter().map(|(batch, bytes)| (batch, *bytes)));
         match encode_combined(schema, &combined, writer) {
             Ok(bytes) if bytes.len() <= limit => return Ok(Encoded { batches: batches.len(), combined, bytes }),
             Ok(_) | Err(Error::TooLarge { .. }) if batches.len() > 1 => {}
@@ -162,7 +168,7 @@ mod tests {
 
     use std::collections::HashMap;
 
-    use arrow_array::{ArrayRef, StringViewArray};
+    use arrow_array::{ArrayRef, Int64Array, StringArray, StringViewArray};
 
     use super::*;
     use crate::{ManifestStore, OpenOptions, Shard, ShardId, ShardManifest, Store, WalConfig};
@@ -174,12 +180,7 @@ mod tests {
 
     /// A queue of four batches of 1,000 bytes, with a flush between the second and the third.
     async fn queue() -> Queue {
-        let store = Store::open(&format!("memory://group-{}", ShardId::new_random()), &HashMap::new()).unwrap();
-        let shard = Shard::new(store, ShardId::new_random());
-        ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await.unwrap();
-        let tenure = crate::open(&shard, &OpenOptions::default()).await.unwrap().tenure;
-        let config = WalConfig { max_buffer_bytes: 4096, ..WalConfig::default() };
-        let queue = Queue::new(tenure, rows("").schema(), config).unwrap();
+        let queue = empty_queue(rows("").schema(), 4096).await;
         for n in 0..4 {
             if n == 2 {
                 drop(queue.push_barrier().unwrap());
@@ -187,6 +188,14 @@ mod tests {
             drop(queue.push(rows(&n.to_string().repeat(1000)), true).await.unwrap());
         }
         queue
+    }
+
+    async fn empty_queue(schema: SchemaRef, max_buffer_bytes: usize) -> Queue {
+        let store = Store::open(&format!("memory://group-{}", ShardId::new_random()), &HashMap::new()).unwrap();
+        let shard = Shard::new(store, ShardId::new_random());
+        ManifestStore::new(shard.clone()).initialize(ShardManifest::first(shard.id(), 0, vec![])).await.unwrap();
+        let tenure = crate::open(&shard, &OpenOptions::default()).await.unwrap().tenure;
+        Queue::new(tenure, schema, WalConfig { max_buffer_bytes, ..WalConfig::default() }).unwrap()
     }
 
     /// The first character of every row: what a batch was made of, whether or not it was put together with others.
@@ -218,6 +227,38 @@ mod tests {
         }
         assert!(taken.len() > 1, "{taken:?}");
         assert_eq!(taken.concat(), ['0', '1', '2', '3']);
+    }
+
+    /// What does not fit is encoded twice, and so is what was encoded ahead.
+    #[tokio::test]
+    async fn a_full_group_of_batches_that_stay_apart_fits_at_once() {
+        const LIMIT: usize = 256 << 10;
+        for rows in [300, 1_500, 10_000] {
+            let batch = || {
+                let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+                let texts: ArrayRef =
+                    Arc::new(StringArray::from_iter_values((0..rows).map(|n| "x".repeat(n as usize % 250))));
+                RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap()
+            };
+            let queue = empty_queue(batch().schema(), LIMIT).await;
+            for _ in 0..20 {
+                drop(queue.push(batch(), true).await.unwrap());
+            }
+            let (mut sizes, mut seen) = (Vec::new(), 0);
+            while !queue.waiting().is_empty() {
+                let mut group = Group::take(&queue);
+                group.encoded().await;
+                assert!(group.is_whole(), "{rows} rows: {sizes:?}");
+                let ready = group.ready(&queue).unwrap();
+                seen += ready.batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+                sizes.push(ready.bytes.len());
+            }
+            assert_eq!(seen as i64, 20 * rows);
+            // And is full: an append of more than an entry is cut in halves of one, about.
+            let (_, full) = sizes.split_last().unwrap();
+            assert!(full.iter().all(|bytes| *bytes > LIMIT * 2 / 5), "{rows} rows: {sizes:?}");
+            assert!(sizes.iter().all(|bytes| *bytes <= LIMIT));
+        }
     }
 
     #[tokio::test]

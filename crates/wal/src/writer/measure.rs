@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 /// Bytes that an entry of some schema has beside the buffers of its rows.
 #[derive(Debug)]
 pub(super) struct Framing {
-    bytes: usize,
+    /// Of one batch.
+    batch: usize,
+    /// Of the entry and one batch.
+    entry: usize,
     /// A column may take more bytes in an entry than in memory, because it is not sent as a slice.
     inexact: bool,
 }
@@ -24,15 +27,27 @@ impl Framing {
     pub(super) fn of(schema: &SchemaRef, writer: &WriterIdentity) -> Result<Self> {
         let fields = schema.flattened_fields();
         let empty = encode_rows(schema, &[], writer)?.len();
+        let batch = Self::BYTES_PER_BATCH + fields.len() * Self::BYTES_PER_FIELD;
         Ok(Self {
-            bytes: empty + Self::BYTES_PER_BATCH + fields.len() * Self::BYTES_PER_FIELD,
+            batch,
+            entry: empty + batch,
             inexact: fields.iter().any(|field| !is_sent_as_a_slice(field.data_type())),
         })
     }
 
     /// Whether one batch of so many bytes fits into an entry without a look at its encoding.
     pub(super) fn surely_fits(&self, bytes: usize, limit: usize) -> bool {
-        !self.inexact && bytes.saturating_add(self.bytes) <= limit
+        !self.inexact && bytes.saturating_add(self.entry) <= limit
+    }
+
+    /// At most, of each batch that is one of its own in an entry.
+    pub(super) fn of_batch(&self) -> usize {
+        self.batch
+    }
+
+    /// At most, of an entry whose batches are put together to one.
+    pub(super) fn of_entry(&self) -> usize {
+        self.entry
     }
 }
 

@@ -22,7 +22,7 @@ use crate::claim::{OpenOptions, Opened, Replay, open};
 use crate::entry::check_schema;
 use crate::error::{Error, Outcome, Result};
 use crate::gc::{BackgroundGc, BaseProgress};
-use crate::ids::Position;
+use crate::ids::{Position, ShardId};
 use crate::manifest::ShardManifest;
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
@@ -253,7 +253,7 @@ impl Drop for WalWriter {
 #[derive(Debug)]
 pub struct Durability {
     answer: oneshot::Receiver<Result<Position>>,
-    dropped: Error,
+    shard: ShardId,
     bytes: usize,
 }
 
@@ -262,14 +262,16 @@ impl Durability {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    fn dropped(&self) -> Error {
+        Error::Poisoned { shard: self.shard, reason: "the writer was dropped".into(), outcome: Outcome::Unknown }
+    }
 }
 
 impl Future for Durability {
     type Output = Result<Position>;
 
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.answer)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or_else(|_| Err(self.dropped.with_outcome(Outcome::Unknown))))
+        std::pin::Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(self.dropped())))
     }
 }

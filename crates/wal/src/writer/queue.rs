@@ -16,7 +16,7 @@ use super::admission::{Admitted, AppendRequest};
 use super::measure::{Framing, bytes_in_memory};
 use super::{Durability, WalConfig};
 use crate::entry::encode_rows;
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Error, Result};
 use crate::gc::GcStats;
 use crate::ids::Position;
 use crate::stats::{Counters, WalStats, add, micros};
@@ -59,7 +59,7 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Columns {
     pub(super) schema: SchemaRef,
-    framing: Framing,
+    pub(super) framing: Framing,
 }
 
 impl Columns {
@@ -248,28 +248,47 @@ impl Queue {
                 limit: self.config.max_unflushed_bytes,
             });
         }
-        let accepted = Accepted { pieces: self.pieces(batch, bytes, &columns)?, columns, bytes, durable };
+        let append = Accepted { pieces: self.pieces(batch, bytes, &columns)?, columns, bytes, durable };
+        // Boxed, because every append that waits for the store holds this future: what is rare is kept out of it.
+        match &self.config.admission {
+            Some(_) => Box::pin(self.push_admitted(append, rows)).await,
+            None => match self.push_now(append, None)? {
+                Pushed::Queued(durability) => Ok(durability),
+                Pushed::Starved(starved) => Box::pin(self.push_starving(*starved)).await,
+            },
+        }
+    }
+
+    /// Queues an append that has to be admitted.
+    async fn push_admitted(&self, append: Accepted, rows: usize) -> Result<Durability> {
         // Its turn lasts until the append is queued: those behind it keep their order.
-        let (_turn, admitted) = match &self.config.admission {
-            Some(_) => {
-                let turn = self.admission_turn.lock().await;
-                (Some(turn), Some(self.admit(rows, bytes, durable).await?))
-            }
-            None => (None, None),
-        };
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let starving = {
-            let waiting = self.waiting();
-            // Nobody is passed who waits for memory, also if there is room by now: appends keep their order.
-            if !self.is_waiting_for_memory()
-                && let Ok(permit) = Arc::clone(&self.budget).try_acquire_many_owned(permits)
-            {
-                return self.enqueue(waiting, accepted, Held::new(permit, admitted));
-            }
-            Starving::new(self)
-        };
+        let _turn = self.admission_turn.lock().await;
+        let admitted = Some(self.admit(rows, append.bytes, append.durable).await?);
+        match self.push_now(append, admitted)? {
+            Pushed::Queued(durability) => Ok(durability),
+            Pushed::Starved(starved) => self.push_starving(*starved).await,
+        }
+    }
+
+    /// Queues an append if there is memory for it.
+    fn push_now(&self, append: Accepted, admitted: Option<Admitted>) -> Result<Pushed<'_>> {
+        let waiting = self.waiting();
+        let budget = Arc::clone(&self.budget);
+        // Nobody is passed who waits for memory, also if there is room by now: appends keep their order.
+        if !self.is_waiting_for_memory()
+            && let Ok(permit) = budget.try_acquire_many_owned(append.permits())
+        {
+            return Ok(Pushed::Queued(self.enqueue(waiting, append, Held::new(permit, admitted))?));
+        }
+        Ok(Pushed::Starved(Box::new(Starved { append, admitted, starving: Starving::new(self) })))
+    }
+
+    /// Queues an append when there is memory for it.
+    async fn push_starving(&self, starved: Starved<'_>) -> Result<Durability> {
+        let Starved { append, admitted, starving } = starved;
         self.hungry.notify_one();
         self.bell.notify_one();
+        let (bytes, permits) = (append.bytes, append.permits());
         let acquired = async {
             let turn = self.turn.lock().await;
             (turn, Arc::clone(&self.budget).acquire_many_owned(permits).await)
@@ -277,7 +296,7 @@ impl Queue {
         let (_turn, permit) = self.saying_how_long(bytes, acquired).await;
         let permit = permit.map_err(|_| self.has_stopped())?;
         let waiting = self.waiting();
-        let queued = self.enqueue(waiting, accepted, Held::new(permit, admitted));
+        let queued = self.enqueue(waiting, append, Held::new(permit, admitted));
         drop(starving);
         queued
     }
@@ -420,18 +439,15 @@ impl Queue {
 
     fn promise(&self, bytes: usize) -> (oneshot::Sender<Result<Position>>, Durability) {
         let (waiter, answer) = oneshot::channel();
-        let dropped = Error::Poisoned {
-            shard: self.tenure.shard().id(),
-            reason: "the writer was dropped".into(),
-            outcome: Outcome::Unknown,
-        };
-        (waiter, Durability { answer, dropped, bytes })
+        (waiter, Durability { answer, shard: self.tenure.shard().id(), bytes })
     }
 
     /// Splits a batch by rows into pieces that each fit into an entry of their own, mostly with room to spare. That
     /// is decided before anything is queued: a row that fits into no entry refuses its whole append.
     fn pieces(&self, batch: RecordBatch, bytes: usize, columns: &Columns) -> Result<Vec<(RecordBatch, usize)>> {
-        let target = self.config.max_buffer_bytes / 2;
+        // Two of them, with what is around them, are as much as fits.
+        let around = columns.framing.of_entry() + columns.framing.of_batch();
+        let target = self.config.max_buffer_bytes.saturating_sub(around).max(2) / 2;
         let mut pieces = Vec::new();
         if bytes <= target || batch.num_rows() <= 1 {
             self.cut(batch, bytes, columns, &mut pieces)?;
@@ -544,6 +560,26 @@ struct Accepted {
     columns: Arc<Columns>,
     bytes: usize,
     durable: bool,
+}
+
+impl Accepted {
+    /// What it takes of the memory budget.
+    fn permits(&self) -> u32 {
+        u32::try_from(self.bytes).unwrap_or(u32::MAX)
+    }
+}
+
+/// What became of an append that was to be queued.
+enum Pushed<'a> {
+    Queued(Durability),
+    Starved(Box<Starved<'a>>),
+}
+
+/// An append that there was no memory for.
+struct Starved<'a> {
+    append: Accepted,
+    admitted: Option<Admitted>,
+    starving: Starving<'a>,
 }
 
 /// Counts an append as waiting for memory, also if its future is dropped meanwhile.
