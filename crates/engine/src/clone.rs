@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use crate::base::{BaseTable, CloneOf, TableState, shard_id_of_name};
-use crate::checkpoint::{self, CheckpointOptions, Pinner, TableCheckpoint};
+use crate::checkpoint::{self, CheckpointOptions, Made, Pinner};
 use crate::error::{Error, Result};
 use crate::lance_store::LanceStore;
 use crate::shards::{self, SHARDS_AT_ONCE};
@@ -68,7 +68,7 @@ pub(crate) async fn clone_to(
         (None, None) => {
             let options = CheckpointOptions { lifetime: Some(OWN_CHECKPOINT), ..CheckpointOptions::default() };
             let made = checkpoint::make(&source, &options, pinner).boxed().await?;
-            Beginning { id: made.0.id, is_begun: false, made: Some(made) }
+            Beginning { id: made.checkpoint.id, is_begun: false, made: Some(made) }
         }
     };
     from_checkpoint(&source, &lance, &from, options).boxed().await
@@ -80,7 +80,7 @@ struct Beginning {
     /// An earlier run has created the clone's dataset.
     is_begun: bool,
     /// If it was made for this clone. Then it goes when that holds everything by pins of its own.
-    made: Option<(TableCheckpoint, BaseTable)>,
+    made: Option<Made>,
 }
 
 /// Two tables do not share a folder: who deletes the outer one deletes both.
@@ -136,7 +136,7 @@ async fn from_checkpoint(
 ) -> Result<(BaseTable, CloneReport)> {
     let id = from.id;
     let found = match &from.made {
-        Some((checkpoint, base)) => of_parts(checkpoint, base.clone()).await,
+        Some(made) => of_made(made),
         None => of_checkpoint(source, id).await,
     };
     let (base, sources) = match found {
@@ -183,8 +183,8 @@ async fn from_checkpoint(
     };
     // A run that goes on where this one dies finds the pins (`of_pins`).
     let unneeded = async {
-        if from.made.is_some()
-            && let Err(error) = checkpoint::delete(source, id).await
+        if let Some(made) = &from.made
+            && let Err(error) = checkpoint::delete_known(source, &made.checkpoint).await
         {
             tracing::debug!(%id, %error, "the checkpoint that a clone was made of is left until it expires");
         }
@@ -204,17 +204,19 @@ async fn from_checkpoint(
 /// What a checkpoint has of each shard, and its base version.
 async fn of_checkpoint(source: &BaseTable, id: Uuid) -> Result<(BaseTable, Vec<CloneSource>)> {
     let (checkpoint, base) = try_join(checkpoint::find(source, id), checkpoint::base_of(source, id)).await?;
-    of_parts(&checkpoint, base).await
-}
-
-async fn of_parts(checkpoint: &TableCheckpoint, base: BaseTable) -> Result<(BaseTable, Vec<CloneSource>)> {
-    let id = checkpoint.id;
-    let sources = stream::iter(checkpoint.shards.clone()).map(|part| {
+    let sources = stream::iter(checkpoint.shards).map(|part| {
         let base = &base;
         async move { CloneSource::read(base.shard(part.shard_id), part.id).await.map_err(|error| gone(base, id, error)) }
     });
     let sources: Vec<CloneSource> = sources.buffered(SHARDS_AT_ONCE).try_collect().await?;
     Ok((base, sources))
+}
+
+/// The same of one that was made for the clone.
+fn of_made(made: &Made) -> Result<(BaseTable, Vec<CloneSource>)> {
+    let parts = made.parts.iter();
+    let sources = parts.map(|(id, part)| CloneSource::of(made.base.shard(*id), part.clone()));
+    Ok((made.base.clone(), sources.collect::<Result<_, _>>()?))
 }
 
 /// The same of the pins that an earlier run has made, once it had made all of them: its tag on the base version comes after them. Then the

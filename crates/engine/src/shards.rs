@@ -228,7 +228,8 @@ pub(crate) fn for_writing(base: &BaseTable, shards: Vec<TableShard>) -> Result<V
 /// [`Error::Corrupt`] if it is no new shard: the base table has merged from it.
 pub(crate) async fn make(base: &BaseTable, id: ShardId, value: &ShardValue) -> Result<()> {
     check_not_lost(base, id).await?;
-    Ok(manifests(base, id).initialize(base.first_manifest(id, value)).await?)
+    manifests(base, id).initialize(base.first_manifest(id, value)).await?;
+    Ok(())
 }
 
 fn manifests(base: &BaseTable, id: ShardId) -> ManifestStore {

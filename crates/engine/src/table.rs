@@ -299,8 +299,8 @@ impl Table {
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<TableCheckpoint> {
         let config = WriterConfig::default();
         let pinner = Pinner::Anybody(Arc::clone(&self.cache), Box::new(config));
-        let (made, _) = checkpoint::make(&self.base.refreshed().await?, options, &pinner).await?;
-        Ok(made)
+        let made = checkpoint::make(&self.base.refreshed().await?, options, &pinner).await?;
+        Ok(made.checkpoint)
     }
 
     /// The checkpoints of the table, oldest first; with a name, those that are called so.

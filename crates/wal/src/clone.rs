@@ -40,7 +40,11 @@ impl CloneSource {
         Self::of(shard.clone(), checkpoint::read(&shard, id).await?)
     }
 
-    fn of(shard: Shard, checkpoint: ShardCheckpoint) -> Result<Self> {
+    /// A checkpoint that was read, or made, to be cloned. Whether it is still listed is seen when it is [`pin`]ned.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if a newer Fencepost wrote it.
+    pub fn of(shard: Shard, checkpoint: ShardCheckpoint) -> Result<Self> {
         if checkpoint.has_unknown_fields() {
             let (id, shard) = (checkpoint.id, shard.id());
             return Err(Error::InvalidArgument(format!(
@@ -143,7 +147,9 @@ pub fn manifest_of_parts(
 pub async fn begin(target: &Shard, first: ShardManifest) -> Result<()> {
     let manifests = ManifestStore::new(target.clone());
     let wanted = first.origin().map(|origin| (origin.place.clone(), origin.checkpoint));
-    manifests.initialize(first).await?;
+    if manifests.initialize(first).await? {
+        return Ok(());
+    }
     let there = manifests.latest_existing().await?;
     if there.is_deleted() {
         return Err(Error::ShardClosed { shard: target.id(), state: "deleted" });

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions as PartOptions, TablePart};
+use fencepost_wal::checkpoint::{self, Checkpoint, CheckpointOptions as PartOptions, ShardCheckpoint, TablePart};
 use fencepost_wal::{Error as WalError, Generation, ShardId, ShardManifest};
 use futures::FutureExt;
 use futures::future::{join, join3};
@@ -17,6 +17,14 @@ use crate::error::{Error, Result};
 use crate::read::{MAX_ROUNDS, SsTableCache, moved_on};
 use crate::shards::{self, SHARDS_AT_ONCE};
 use crate::writer::{OpenShards, ShardWriter};
+
+/// A checkpoint that was just made, with its version of the base table and what it has pinned of its shards. Whether it is still there is for
+/// whoever uses it to see.
+pub(crate) struct Made {
+    pub(crate) checkpoint: TableCheckpoint,
+    pub(crate) base: BaseTable,
+    pub(crate) parts: Vec<(ShardId, ShardCheckpoint)>,
+}
 
 /// Who pins a shard.
 pub(crate) enum Pinner<'a> {
@@ -33,32 +41,31 @@ impl Pinner<'_> {
         id: ShardId,
         scope: CheckpointScope,
         options: &PartOptions,
-    ) -> Result<Checkpoint> {
+    ) -> Result<(Checkpoint, ShardCheckpoint)> {
         let shard = base.shard(id);
-        match self {
+        let made = match self {
             Pinner::Writers(writers) => match writers.with_id(id) {
-                Some(writer) => writer.checkpoint(scope, options).await,
-                None => Ok(checkpoint::create(&shard, options).await?),
+                Some(writer) => writer.checkpoint(scope, options).await?,
+                None => return Ok(checkpoint::create_and_read(&shard, options).await?),
             },
             Pinner::Anybody(cache, config) if scope == CheckpointScope::All => {
-                let writer = ShardWriter::open(base.clone(), Arc::clone(cache), shard, (**config).clone()).await?;
+                let place = shard.clone();
+                let writer = ShardWriter::open(base.clone(), Arc::clone(cache), place, (**config).clone()).await?;
                 let made = writer.checkpoint(scope, options).await;
                 let closed = writer.close().await;
                 let made = made?;
-                closed.map(|()| made)
+                closed.map(|()| made)?
             }
-            Pinner::Anybody(..) => Ok(checkpoint::create(&shard, options).await?),
-        }
+            Pinner::Anybody(..) => return Ok(checkpoint::create_and_read(&shard, options).await?),
+        };
+        let read = checkpoint::read(&shard, made.id).await?;
+        Ok((made, read))
     }
 }
 
-/// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned. Returns it with its version of the base table.
-/// `base` is the newest one, read a moment ago.
-pub(crate) async fn make(
-    base: &BaseTable,
-    options: &CheckpointOptions,
-    pinner: &Pinner<'_>,
-) -> Result<(TableCheckpoint, BaseTable)> {
+/// Makes a checkpoint of the table as it is now, or of what another checkpoint has pinned. `base` is the newest version of the base table, read a
+/// moment ago.
+pub(crate) async fn make(base: &BaseTable, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<Made> {
     let mut base = base.clone();
     for round in 0..MAX_ROUNDS {
         if round > 0 {
@@ -67,11 +74,11 @@ pub(crate) async fn make(
         let base = &base;
         let id = base.lance_store().store().surroundings().fresh_id();
         let made = match options.source {
-            Some(source) => copy(base, source, id, options).await,
+            Some(source) => copy(base, source, id, options).await.map(|made| made.then(Vec::new)),
             None => attempt(base, id, options, pinner).await,
         };
         match made {
-            Ok(true) => {
+            Ok(Some(parts)) => {
                 let tag = tag_of(id);
                 match join3(base.at_tag(&tag), base.refreshed(), find(base, id)).await {
                     (Err(error), ..) => return Err(error),
@@ -82,10 +89,14 @@ pub(crate) async fn make(
                         give_up(base, id).await;
                         return Err(error);
                     }
-                    (Ok(Some(kept)), Ok(_), found) => return Ok((found?, kept)),
+                    // Nor may a shard have columns that came after the base version (I9).
+                    (_, Ok(newest), _) if options.source.is_none() && newest.schema() != base.schema() => {
+                        give_up(base, id).await;
+                    }
+                    (Ok(Some(kept)), Ok(_), found) => return Ok(Made { checkpoint: found?, base: kept, parts }),
                 }
             }
-            Ok(false) => give_up(base, id).await,
+            Ok(None) => give_up(base, id).await,
             Err(error) => {
                 give_up(base, id).await;
                 return Err(error);
@@ -106,18 +117,29 @@ async fn give_up(base: &BaseTable, id: Uuid) {
     }
 }
 
-/// False: the table has moved on.
-async fn attempt(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<bool> {
+/// What was pinned of each shard. `None`: the table has moved on.
+async fn attempt(
+    base: &BaseTable,
+    id: Uuid,
+    options: &CheckpointOptions,
+    pinner: &Pinner<'_>,
+) -> Result<Option<Vec<(ShardId, ShardCheckpoint)>>> {
     // The version is tagged while the shards are pinned; what pins it counts only if it was there then, and is in the end.
     let tag = tag_of(id);
     let (kept, pinned) = join(base.keep(&tag), pin_all(base, id, options, pinner).boxed()).await;
-    Ok(kept?.is_some() && pinned?)
+    let (kept, pinned) = (kept?, pinned?);
+    Ok(pinned.filter(|_| kept.is_some()))
 }
 
-async fn pin_all(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner: &Pinner<'_>) -> Result<bool> {
+async fn pin_all(
+    base: &BaseTable,
+    id: Uuid,
+    options: &CheckpointOptions,
+    pinner: &Pinner<'_>,
+) -> Result<Option<Vec<(ShardId, ShardCheckpoint)>>> {
     let listed = shards::list(base).await?;
     if shards::vanished(base, &listed).is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     let existing =
         stream::iter(listed).map(|id| async move { Ok::<_, Error>(shards::latest(base, id).await?.map(|_| id)) });
@@ -134,20 +156,18 @@ async fn pin_all(base: &BaseTable, id: Uuid, options: &CheckpointOptions, pinner
     let pinned = stream::iter(existing).map(|id| {
         let part = &part;
         async move {
-            let made = pinner.pin(base, id, options.scope, part).await?;
+            let (made, pinned) = pinner.pin(base, id, options.scope, part).await?;
             // Opened while it was pinned with its log: again, by its writer.
             let has_log = made.tail > made.replay_after && options.scope == CheckpointScope::All;
             if has_log && matches!(pinner, Pinner::Writers(writers) if writers.with_id(id).is_some()) {
-                return Ok(false);
+                return Ok(None);
             }
-            let read = checkpoint::read(&base.shard(id), made.id).await?;
-            Ok::<_, Error>(fits(base, id, &read.manifest))
+            Ok::<_, Error>(fits(base, id, &pinned.manifest).then_some((id, pinned)))
         }
     });
-    let pinned: Vec<bool> = pinned.buffered(SHARDS_AT_ONCE).try_collect().await?;
-    // Nor may a shard have columns that came after the base version (I9).
-    let has_same_columns = base.refreshed().await?.schema() == base.schema();
-    Ok(has_same_columns && pinned.into_iter().all(|fits| fits))
+    // All of them are waited for: what is given up is given up whole.
+    let pinned: Vec<Option<_>> = pinned.buffered(SHARDS_AT_ONCE).try_collect().await?;
+    Ok(pinned.into_iter().collect())
 }
 
 /// Whether a shard's manifest has everything that this base version, read before it, does not have (I9).

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::shards::{self, SHARDS_AT_ONCE};
 
 pub(crate) use at::snapshot_at;
-pub(crate) use make::{Pinner, make};
+pub(crate) use make::{Made, Pinner, make};
 
 /// The tags of base versions that checkpoints keep.
 const TAG_PREFIX: &str = "fencepost-checkpoint-";
@@ -216,18 +216,31 @@ pub(crate) async fn delete(base: &BaseTable, id: Uuid) -> Result<()> {
     }
 }
 
+/// As [`delete`], of a checkpoint all of whose parts are known.
+///
+/// # Errors
+/// Errors of the log, after which [`delete`] may be called.
+pub(crate) async fn delete_known(base: &BaseTable, known: &TableCheckpoint) -> Result<()> {
+    remove(base, known.shards.iter().map(|part| (part.shard_id, part.id)).collect()).await?;
+    base.release(&tag_of(known.id)).await
+}
+
 /// Says whether there were any.
 async fn remove_parts(base: &BaseTable, id: Uuid) -> Result<bool> {
     let parts = parts(base).await?.remove(&id).unwrap_or_default();
     let is_any = !parts.is_empty();
+    remove(base, parts.into_iter().map(|(shard, part)| (shard, part.id)).collect()).await?;
+    Ok(is_any)
+}
+
+async fn remove(base: &BaseTable, parts: Vec<(ShardId, Uuid)>) -> Result<()> {
     let removed = stream::iter(parts).map(|(shard, part)| async move {
-        match checkpoint::delete(&base.shard(shard), part.id).await {
+        match checkpoint::delete(&base.shard(shard), part).await {
             Ok(()) | Err(WalError::NoCheckpoint { .. }) => Ok(()),
             Err(error) => Err(Error::from(error)),
         }
     });
-    removed.buffer_unordered(SHARDS_AT_ONCE).try_collect::<()>().await?;
-    Ok(is_any)
+    removed.buffer_unordered(SHARDS_AT_ONCE).try_collect::<()>().await
 }
 
 /// Gives up the base versions of checkpoints that have expired, and of those whose makers died. Whoever makes a checkpoint looks

@@ -144,7 +144,7 @@ async fn create_shard(world: &Arc<World>, rng: &mut Rng) -> Result<(), String> {
     world.set_calm(true);
     let (_, shard) = quiet_shard(world, "init", rng.fork())?;
     let first = ShardManifest::first(shard.id(), 0, vec![]);
-    let created = ManifestStore::new(shard).initialize(first).await.map_err(|e| e.to_string());
+    let created = ManifestStore::new(shard).initialize(first).await.map(drop).map_err(|e| e.to_string());
     world.set_calm(false);
     created
 }

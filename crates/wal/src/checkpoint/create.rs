@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -14,7 +15,7 @@ use crate::adopt::inherit;
 use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, Position};
 use crate::liveness::EntryKind;
-use crate::manifest::{Fence, ManifestStore, ShardManifest};
+use crate::manifest::{Fence, HeldManifest, ManifestStore, ShardManifest};
 use crate::mutants::{Mutant, is_on};
 use crate::shard::Shard;
 use crate::tailer::WalTailer;
@@ -31,7 +32,20 @@ const MAX_ROUNDS: usize = 64;
 /// [`Error::Unadopted`] if another engine's manifests replaced all of ours; [`Error::LogHole`] and [`Error::Corrupt`] if the
 /// log is damaged; [`Error::Contention`] if others commit faster than the tail can be read.
 pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkpoint> {
-    make(shard, options, Moment::Now).await
+    Ok(make(shard, options, Moment::Now).await?.0)
+}
+
+/// As [`create`], with what it has pinned: what [`read`](super::read) would find.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_and_read(shard: &Shard, options: &CheckpointOptions) -> Result<(Checkpoint, ShardCheckpoint)> {
+    let (listed, object) = make(shard, options, Moment::Now).await?;
+    let object = match object {
+        Some(object) => *object,
+        None => super::read(shard, listed.id).await?,
+    };
+    Ok((listed, object))
 }
 
 /// Makes another checkpoint of the moment that one has pinned, with a lifetime of its own.
@@ -39,7 +53,7 @@ pub async fn create(shard: &Shard, options: &CheckpointOptions) -> Result<Checkp
 /// # Errors
 /// [`Error::NoCheckpoint`] if it is not listed or has expired: what it held may be gone; otherwise as [`create`].
 pub async fn copy(shard: &Shard, source: Uuid, options: &CheckpointOptions) -> Result<Checkpoint> {
-    make(shard, options, Moment::Of(source)).await
+    Ok(make(shard, options, Moment::Of(source)).await?.0)
 }
 
 /// Pins the moment of a checkpoint for the shard of a clone, until that [`release`](super::release)s it. The pin is found again
@@ -49,7 +63,7 @@ pub async fn copy(shard: &Shard, source: Uuid, options: &CheckpointOptions) -> R
 /// As [`copy`].
 pub async fn pin(shard: &Shard, source: Uuid, clone: &Shard) -> Result<Checkpoint> {
     let options = CheckpointOptions { name: Some(clone.id().to_string()), ..CheckpointOptions::default() };
-    make(shard, &options, Moment::For { clone, source }).await
+    Ok(make(shard, &options, Moment::For { clone, source }).await?.0)
 }
 
 /// What is pinned.
@@ -111,28 +125,35 @@ impl Moment<'_> {
     }
 }
 
-/// Pins a moment, and looks for it again if somebody else was faster.
-async fn make(shard: &Shard, options: &CheckpointOptions, moment: Moment<'_>) -> Result<Checkpoint> {
+/// Pins a moment, and looks for it again if somebody else was faster. With its object, if that was written by the attempt that succeeded.
+async fn make(
+    shard: &Shard,
+    options: &CheckpointOptions,
+    moment: Moment<'_>,
+) -> Result<(Checkpoint, Option<Box<ShardCheckpoint>>)> {
     let manifests = ManifestStore::new(shard.clone());
     let mut unknown: Vec<Checkpoint> = Vec::new();
     for _ in 0..MAX_ROUNDS {
+        let since = Instant::now();
         let latest = existing(shard, manifests.latest_certain().await?)?;
         // An earlier round whose answer was lost, and which landed.
         if let Some(landed) = unknown.iter().find(|made| latest.checkpoints().iter().any(|c| c.id == made.id)) {
-            return Ok(landed.clone());
+            return Ok((landed.clone(), None));
         }
         let pinned = inherit(shard, &manifests, latest.clone()).await?;
         refuse_unusable(shard, &pinned)?;
         let checkpoint = match moment.find(shard, &pinned, options).await? {
             Found::Pin(checkpoint) => checkpoint,
-            Found::Made(made) => return Ok(*made),
+            Found::Made(made) => return Ok((*made, None)),
             Found::Moved => continue,
         };
         write(shard, &checkpoint).await?;
 
         let listed = listed_as(&checkpoint, expiry(shard, options.lifetime));
         let moved_on = AtomicBool::new(false);
-        let committed = manifests.commit(None, |manifest| {
+        // Section 3: it may derive from what was read, and has to here.
+        let held = HeldManifest::read_since(latest.clone(), since);
+        let committed = manifests.commit(Some(held), |manifest| {
             // Derived from exactly the pinned version: what a collector has dropped since is not there any more (I7).
             let changed = match manifest == latest {
                 true => Ok(with_checkpoint(pinned.clone(), listed.clone())),
@@ -145,7 +166,7 @@ async fn make(shard: &Shard, options: &CheckpointOptions, moment: Moment<'_>) ->
             std::future::ready(changed)
         });
         match committed.await {
-            Ok(_) => return Ok(listed),
+            Ok(_) => return Ok((listed, Some(checkpoint))),
             // What is there tells, in the next round. An object that is not listed is left to garbage collection, whose
             // rule is safe however long this process stalls (schedule 42).
             Err(Error::CommitUnknown { .. }) => unknown.push(listed),

@@ -18,7 +18,7 @@ use crate::names;
 use crate::shard::Shard;
 
 pub use change::{delete, refresh, release};
-pub use create::{copy, create, pin};
+pub use create::{copy, create, create_and_read, pin};
 pub(crate) use create::{listed_as, object_of, with_checkpoint, write};
 pub use log::CheckpointLog;
 pub(crate) use log::{lost, proven_empty};

@@ -41,6 +41,11 @@ impl HeldManifest {
     fn new(manifest: ShardManifest) -> Self {
         Self { manifest, since: Instant::now() }
     }
+
+    /// One whose reading began then.
+    pub(crate) fn read_since(manifest: ShardManifest, since: Instant) -> Self {
+        Self { manifest, since }
+    }
 }
 
 /// A shard's newest manifest as it was when it was read. Whoever is given it may spare itself reading it again.
@@ -66,20 +71,21 @@ impl ManifestStore {
         Self { shard }
     }
 
-    /// Creates the shard: its first manifest, owned by nobody. A shard that exists already is left as it is.
+    /// Creates the shard: its first manifest, owned by nobody. A shard that exists already is left as it is. Says whether this call has
+    /// created it.
     ///
     /// # Errors
     /// [`Error::Store`] if the store does not answer.
-    pub async fn initialize(&self, first: ShardManifest) -> Result<()> {
+    pub async fn initialize(&self, first: ShardManifest) -> Result<bool> {
         // A name that was pruned must not come back.
         if self.newest_version().await?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let mut first = first;
         first.extension.get_or_insert_with(Extension::default).commit_id = self.fresh_id();
         match self.create(&first).await? {
-            Created::Ours => self.lineage_holds(&first).await.map(|_| ()),
-            Created::SomebodyElses(_) => Ok(()),
+            Created::Ours => self.lineage_holds(&first).await.map(|()| true),
+            Created::SomebodyElses(_) => Ok(false),
         }
     }
 

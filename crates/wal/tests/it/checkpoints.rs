@@ -33,9 +33,10 @@ async fn a_checkpoint_pins_the_manifest_and_the_log_behind_it() {
     let bucket = bucket().await;
     let mut w = written(&bucket).await;
     let before = bucket.manifest().await;
-    let made = checkpoint::create(&bucket.shard(), &named("nightly")).await.unwrap();
+    let (made, known) = checkpoint::create_and_read(&bucket.shard(), &named("nightly")).await.unwrap();
     assert_eq!((made.replay_after, made.tail, made.version), (Position::new(2), Position::new(6), before.version));
     let read = checkpoint::read(&bucket.shard(), made.id).await.unwrap();
+    assert_eq!(known, read, "its maker knows what it reads");
     assert_eq!((read.id, read.tail, read.derived_from), (made.id, made.tail, before.version));
     assert_eq!(read.manifest.sstables, before.sstables);
     // It lists the sentinel that the manifest does not have to keep.
