@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fencepost_sim::Rng;
 use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
@@ -88,17 +89,19 @@ pub(crate) async fn closed_loop(
     Ok(Loop { rows: all.len(), latencies: all, time, requests })
 }
 
-/// Rows that come at a rate, one by one, whether or not earlier ones are durable.
+/// Rows that come one by one at a mean rate, independent of each other and of whether earlier ones are durable: a Poisson
+/// process, the same one for every system.
 pub(crate) async fn at_rate(
     writer: &SharedWriter,
     pool: &Arc<Vec<Rows>>,
     rows_per_second: u64,
     rows: u64,
 ) -> Result<Latencies> {
-    let started = Instant::now();
+    let mut due = Instant::now();
+    let mut dice = Rng::new(rows_per_second);
     let mut running = Vec::with_capacity(rows as usize);
     for n in 0..rows {
-        let due = started + Duration::from_secs_f64(n as f64 / rows_per_second as f64);
+        due += Duration::from_secs_f64(-(1.0 - dice.unit()).ln() / rows_per_second as f64);
         // Timers are exact to a millisecond; what is due by then leaves together.
         if due > Instant::now() {
             tokio::time::sleep_until(due.into()).await;

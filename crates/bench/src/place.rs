@@ -82,6 +82,7 @@ impl Place {
             let store = Store::open(&path.to_string_lossy(), &HashMap::new())?;
             return Ok(Self::around(store, None, Some(folder)));
         }
+        take_memory();
         let url = Url::parse("memory://bench/t")?;
         let store = Store::from_parts(url, Arc::new(InMemory::new()), Path::from("t"));
         let pace = match kind {
@@ -124,6 +125,16 @@ impl Place {
     pub(crate) fn requests(&self) -> RequestCounts {
         self.counts.snapshot()
     }
+}
+
+/// Takes memory from the operating system, and gives it back. What a process has not used for seconds, because one system waited for its timer, the
+/// kernel may have cleared and the hypervisor of a virtual machine taken away: the next system would pay for that.
+fn take_memory() {
+    const BYTES: usize = 512 << 20;
+    const PAGE: usize = 4096;
+    let mut memory: Vec<u8> = Vec::with_capacity(BYTES);
+    memory.resize(BYTES, 1);
+    std::hint::black_box(memory.iter().step_by(PAGE).map(|byte| usize::from(*byte)).sum::<usize>());
 }
 
 fn pace(of: impl Fn(u64) -> Latency) -> Pace {

@@ -16,7 +16,7 @@ use crate::rows::Shape;
 pub(crate) const PUT_DOLLARS: f64 = 0.005 / 1000.0;
 pub(crate) const GET_DOLLARS: f64 = 0.0004 / 1000.0;
 
-/// Fencepost with every tenth millisecond of linger that a peer's latency can be compared with.
+/// Fencepost with lingers around the latencies of the peers.
 const SETTINGS: [Setting; 12] = [
     Setting::defaults(System::Fencepost),
     Setting::gather(System::Fencepost, 10),
@@ -40,9 +40,11 @@ pub(super) async fn run(plan: &Plan) -> Result<Table> {
     let title = format!("requests of rows that come one by one, store `{}`", target.name());
     let mut table = Table::new("cost", title, &["rows/s", "system", "setting"]);
     table.main = Some("$ per billion rows");
+    table
+        .note("at equal p50: between two lingers of Fencepost the cost is taken from the straight line between theirs");
     table.note("S3 Standard, us-east-1, list prices of 2025: $0.005 per 1,000 PUTs and LISTs, $0.0004 per 1,000 GETs and HEADs");
     for rate in RATES {
-        let time = if rate == 1 { plan.time.max(Duration::from_secs(8)) } else { plan.time };
+        let time = if rate <= 100 { plan.time.max(Duration::from_secs(8)) } else { plan.time };
         for _ in 0..plan.rounds {
             for setting in plan.settings(SETTINGS) {
                 let place = target.place()?;
@@ -74,7 +76,18 @@ pub(super) async fn run(plan: &Plan) -> Result<Table> {
     Ok(table)
 }
 
-/// For each peer as it was set: the cheapest setting of Fencepost that is as fast, or faster.
+/// The cost of a latency, by what settings of a continuous knob have cost at others: the cheapest of those that are as fast, or what lies
+/// between two of them. (A cost falls with the time that rows wait for company ever more slowly, so that a straight line lies above it.)
+fn cost_at(latency: f64, known: &[(f64, f64)]) -> f64 {
+    // Timers are exact to a millisecond.
+    let as_fast = known.iter().filter(|(p50, _)| *p50 <= latency + 1.0).map(|(_, dollars)| *dollars);
+    let between = known.iter().flat_map(|fast| known.iter().map(move |slow| (fast, slow)));
+    let between = between.filter(|(fast, slow)| fast.0 <= latency && latency < slow.0);
+    let between = between.map(|(fast, slow)| fast.1 + (slow.1 - fast.1) * (latency - fast.0) / (slow.0 - fast.0));
+    as_fast.chain(between).min_by(f64::total_cmp).unwrap_or(f64::INFINITY)
+}
+
+/// For each peer as it was set: Fencepost at the same median latency.
 fn goals(table: &mut Table, rate: u64) {
     let of_rate = || table.lines.iter().filter(|line| line.labels.first() == Some(&rate.to_string()));
     let is_ours = |labels: &[String]| labels.get(1).is_some_and(|system| system.starts_with("Fencepost"));
@@ -82,13 +95,10 @@ fn goals(table: &mut Table, rate: u64) {
     let mut found = Vec::new();
     for peer in of_rate().filter(|line| !is_ours(&line.labels)) {
         let Some((latency, dollars)) = figures(peer) else { continue };
-        let ours = of_rate().filter(|line| is_ours(&line.labels)).filter_map(figures);
-        // Timers are exact to a millisecond.
-        let as_fast = ours.filter(|(p50, _)| *p50 <= latency + 1.0).map(|(_, dollars)| dollars);
-        let cheapest = as_fast.min_by(f64::total_cmp).unwrap_or(f64::INFINITY);
+        let ours: Vec<(f64, f64)> = of_rate().filter(|line| is_ours(&line.labels)).filter_map(figures).collect();
         found.push((
             format!("cost at {rate} rows/s, as a part of {}", peer.labels.get(1..).unwrap_or_default().join(", ")),
-            cheapest / dollars,
+            cost_at(latency, &ours) / dollars,
         ));
     }
     for (what, ratio) in found {

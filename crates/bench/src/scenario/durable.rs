@@ -19,9 +19,9 @@ const PAYLOAD: f64 = 108.0;
 
 const SETTINGS: [Setting; 10] = [
     Setting::defaults(System::Fencepost),
-    Setting { system: System::Fencepost, tuning: Tuning::InFlight(8) },
+    Setting { system: System::Fencepost, tuning: Tuning::InFlight(16) },
     Setting::defaults(System::FencepostLog),
-    Setting { system: System::FencepostLog, tuning: Tuning::InFlight(8) },
+    Setting { system: System::FencepostLog, tuning: Tuning::InFlight(16) },
     Setting::defaults(System::Lance),
     Setting::gather(System::Lance, 5),
     Setting::defaults(System::LanceLog),
