@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Generation, Position};
 use crate::preflight;
-use crate::writer::bytes_in_memory;
+use crate::writer::{bytes_in_memory, is_sent_as_slices};
 
 /// Largest entry that is written or read, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 256 << 20;
@@ -93,7 +93,11 @@ impl WalEntry {
 
 /// Encodes the batches of one entry; small ones become one batch, because the entry is the unit of durability.
 pub(crate) fn encode_rows(schema: &SchemaRef, batches: &[RecordBatch], writer: &WriterIdentity) -> Result<Bytes> {
-    let measured = batches.iter().map(|batch| (batch, bytes_in_memory(batch).unwrap_or(usize::MAX)));
+    let is_exact = is_sent_as_slices(schema);
+    let measured = batches.iter().map(|batch| match is_exact {
+        true => (batch, bytes_in_memory(batch).unwrap_or_default()),
+        false => (batch, 0),
+    });
     encode_combined(schema, &combine_small(schema, measured), writer)
 }
 
@@ -155,13 +159,13 @@ fn untagged(schema: &Schema) -> Schema {
     Schema::new_with_metadata(fields, metadata)
 }
 
-/// Whether a batch, which takes so many bytes in memory, is one of its own in an entry.
+/// Whether a batch, which takes so many bytes in memory that it does not share with others, is one of its own in an entry.
 pub(crate) fn stays_apart(batch: &RecordBatch, bytes: usize) -> bool {
     batch.num_rows() >= CONCATENATE_BELOW_ROWS || bytes >= CONCATENATE_BELOW_BYTES
 }
 
-/// The batches of one entry: small ones that follow each other as one, as far as they can be, and none without rows. With each comes
-/// how many bytes it takes in memory.
+/// The batches of one entry: small ones that follow each other as one, as far as they can be, and none without rows. With each come
+/// the bytes of [`stays_apart`].
 pub(crate) fn combine_small<'b>(
     schema: &SchemaRef,
     batches: impl Iterator<Item = (&'b RecordBatch, usize)>,

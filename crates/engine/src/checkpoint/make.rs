@@ -81,11 +81,11 @@ pub(crate) async fn make(base: &BaseTable, options: &CheckpointOptions, pinner: 
             Ok(Some(parts)) => {
                 let tag = tag_of(id);
                 match join3(base.at_tag(&tag), base.refreshed(), find(base, id)).await {
-                    (Err(error), ..) => return Err(error),
                     // A collector took it for one that nobody needs.
                     (Ok(None), ..) => give_up(base, id).await,
-                    // A deletion that has begun meanwhile would be refused by it, for nothing.
-                    (_, Err(error), _) => {
+                    // Whether it has only one version's columns (I9) was not seen; and a deletion that has begun meanwhile would be refused by it,
+                    // for nothing.
+                    (Err(error), ..) | (_, Err(error), _) => {
                         give_up(base, id).await;
                         return Err(error);
                     }

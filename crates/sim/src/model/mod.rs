@@ -146,7 +146,7 @@ impl LogModel {
         s.writers[0].forget();
     }
 
-    /// The first writer has been at work for long: its serial zone is behind it, and what it wrote is flushed.
+    /// The first writer has been at work for long: what it wrote is flushed.
     fn begin_with_veteran(&self, s: &mut State) {
         let manifest = &mut s.manifests[0];
         (manifest.epoch, manifest.replay_after, manifest.replay_after_epoch) = (1, 1, 1);

@@ -136,11 +136,11 @@ async fn make(
     for _ in 0..MAX_ROUNDS {
         let since = Instant::now();
         let latest = existing(shard, manifests.latest_certain().await?)?;
-        // An earlier round whose answer was lost, and which landed.
-        if let Some(landed) = unknown.iter().find(|made| latest.checkpoints().iter().any(|c| c.id == made.id)) {
+        let pinned = inherit(shard, &manifests, latest.clone()).await?;
+        // An earlier round whose answer was lost, and which landed; also if another engine has dropped our fields since.
+        if let Some(landed) = unknown.iter().find(|made| pinned.checkpoints().iter().any(|c| c.id == made.id)) {
             return Ok((landed.clone(), None));
         }
-        let pinned = inherit(shard, &manifests, latest.clone()).await?;
         refuse_unusable(shard, &pinned)?;
         let checkpoint = match moment.find(shard, &pinned, options).await? {
             Found::Pin(checkpoint) => checkpoint,

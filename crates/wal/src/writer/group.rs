@@ -58,11 +58,13 @@ impl Group {
             let mut taken = 0;
             while let Some(item) = waiting.first() {
                 if let (Some(batch), Some(others)) = (&item.batch, &item.columns) {
-                    let apart = if stays_apart(batch, item.bytes) { others.framing.of_batch() } else { 0 };
+                    let framing = &others.framing;
+                    let is_apart = stays_apart(batch, framing.own_bytes(item.bytes));
+                    let apart = if is_apart { framing.of_batch(limit) } else { 0 };
                     match &columns {
                         Some(these) if !Arc::ptr_eq(these, others) || taken + item.bytes + apart > limit => break,
                         Some(_) => taken += item.bytes + apart,
-                        None => taken = others.framing.of_entry() + item.bytes,
+                        None => taken = framing.of_entry(limit) + item.bytes,
                     }
                     columns.get_or_insert_with(|| Arc::clone(others));
                 }
@@ -118,9 +120,10 @@ impl Group {
     }
 }
 
-/// The batches of items, with the bytes that each takes in memory.
+/// The batches of items, with the bytes that tell whether each stays apart.
 fn batches_of(items: &[Item]) -> Vec<(RecordBatch, usize)> {
-    items.iter().filter_map(|item| Some((item.batch.clone()?, item.bytes))).collect()
+    let own = |item: &Item| item.columns.as_ref().map_or(item.bytes, |columns| columns.framing.own_bytes(item.bytes));
+    items.iter().filter_map(|item| Some((item.batch.clone()?, own(item)))).collect()
 }
 
 /// The limit is on what is sent, which may be more than what was counted: half of the batches are left out until it fits.
@@ -168,7 +171,7 @@ mod tests {
 
     use std::collections::HashMap;
 
-    use arrow_array::{ArrayRef, Int64Array, StringArray, StringViewArray};
+    use arrow_array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
 
     use super::*;
     use crate::{ManifestStore, OpenOptions, Shard, ShardId, ShardManifest, Store, WalConfig};
@@ -259,6 +262,46 @@ mod tests {
             assert!(full.iter().all(|bytes| *bytes > LIMIT * 2 / 5), "{rows} rows: {sizes:?}");
             assert!(sizes.iter().all(|bytes| *bytes <= LIMIT));
         }
+    }
+
+    /// What surrounds rows is estimated from above: it must not leave them no room.
+    #[tokio::test]
+    async fn rows_of_many_columns_share_small_entries() {
+        let batch = |rows: i64| {
+            let column = |n| (format!("c{n}"), Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef);
+            RecordBatch::try_from_iter((0..12).map(column)).unwrap()
+        };
+        for (appends, rows, most) in [(100, 1, 12), (1, 1_000, 120)] {
+            let queue = empty_queue(batch(1).schema(), 4096).await;
+            for _ in 0..appends {
+                drop(queue.push(batch(rows), true).await.unwrap());
+            }
+            let mut entries = 0;
+            while !queue.waiting().is_empty() {
+                let mut group = Group::take(&queue);
+                group.encoded().await;
+                assert!(group.ready(&queue).unwrap().bytes.len() <= 4096);
+                entries += 1;
+            }
+            assert!(entries <= most, "{appends} appends of {rows} rows: {entries} entries");
+        }
+    }
+
+    /// Each of them counts as all of what they share; put together they hold it once.
+    #[tokio::test]
+    async fn rows_that_share_a_large_dictionary_are_put_together() {
+        let values = StringArray::from_iter_values((0..100).map(|n| format!("{n:0>1000}")));
+        let keys = Int32Array::from_iter_values(0..100);
+        let column: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(values)));
+        let all = RecordBatch::try_from_iter([("text", column)]).unwrap();
+        let queue = empty_queue(all.schema(), 10 << 20).await;
+        for row in 0..20 {
+            drop(queue.push(all.slice(row, 1), true).await.unwrap());
+        }
+        let mut group = Group::take(&queue);
+        group.encoded().await;
+        let ready = group.ready(&queue).unwrap();
+        assert_eq!(ready.batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [20]);
     }
 
     #[tokio::test]

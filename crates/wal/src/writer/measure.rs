@@ -25,14 +25,9 @@ impl Framing {
     const BYTES_PER_BATCH: usize = 512;
 
     pub(super) fn of(schema: &SchemaRef, writer: &WriterIdentity) -> Result<Self> {
-        let fields = schema.flattened_fields();
         let empty = encode_rows(schema, &[], writer)?.len();
-        let batch = Self::BYTES_PER_BATCH + fields.len() * Self::BYTES_PER_FIELD;
-        Ok(Self {
-            batch,
-            entry: empty + batch,
-            inexact: fields.iter().any(|field| !is_sent_as_a_slice(field.data_type())),
-        })
+        let batch = Self::BYTES_PER_BATCH + schema.flattened_fields().len() * Self::BYTES_PER_FIELD;
+        Ok(Self { batch, entry: empty + batch, inexact: !is_sent_as_slices(schema) })
     }
 
     /// Whether one batch of so many bytes fits into an entry without a look at its encoding.
@@ -40,15 +35,26 @@ impl Framing {
         !self.inexact && bytes.saturating_add(self.entry) <= limit
     }
 
-    /// At most, of each batch that is one of its own in an entry.
-    pub(super) fn of_batch(&self) -> usize {
-        self.batch
+    /// Of each batch that is one of its own in an entry of `limit` bytes, at most; and no more than a half of the entry, which leaves
+    /// room for rows where this is estimated far too high.
+    pub(super) fn of_batch(&self, limit: usize) -> usize {
+        self.batch.min(limit / 2)
     }
 
-    /// At most, of an entry whose batches are put together to one.
-    pub(super) fn of_entry(&self) -> usize {
-        self.entry
+    /// The same of an entry whose batches are put together to one.
+    pub(super) fn of_entry(&self, limit: usize) -> usize {
+        self.entry.min(limit / 2)
     }
+
+    /// What tells whether a batch of so many bytes in memory stays apart in an entry: nothing if it shares them with others.
+    pub(super) fn own_bytes(&self, bytes: usize) -> usize {
+        if self.inexact { 0 } else { bytes }
+    }
+}
+
+/// Whether a slice of a batch is sent as no more than that, and counted so.
+pub(crate) fn is_sent_as_slices(schema: &SchemaRef) -> bool {
+    schema.flattened_fields().iter().all(|field| is_sent_as_a_slice(field.data_type()))
 }
 
 fn is_sent_as_a_slice(data_type: &DataType) -> bool {

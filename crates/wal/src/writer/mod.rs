@@ -32,7 +32,7 @@ use crate::tenure::Tenure;
 pub use admission::{Admission, Admitted, AppendRequest};
 pub use config::WalConfig;
 use flusher::Flusher;
-pub(crate) use measure::bytes_in_memory;
+pub(crate) use measure::{bytes_in_memory, is_sent_as_slices};
 pub use queue::Held;
 use queue::Queue;
 

@@ -446,8 +446,9 @@ impl Queue {
     /// is decided before anything is queued: a row that fits into no entry refuses its whole append.
     fn pieces(&self, batch: RecordBatch, bytes: usize, columns: &Columns) -> Result<Vec<(RecordBatch, usize)>> {
         // Two of them, with what is around them, are as much as fits.
-        let around = columns.framing.of_entry() + columns.framing.of_batch();
-        let target = self.config.max_buffer_bytes.saturating_sub(around).max(2) / 2;
+        let limit = self.config.max_buffer_bytes;
+        let around = columns.framing.of_entry(limit / 2) + columns.framing.of_batch(limit / 2);
+        let target = (limit - around) / 2;
         let mut pieces = Vec::new();
         if bytes <= target || batch.num_rows() <= 1 {
             self.cut(batch, bytes, columns, &mut pieces)?;

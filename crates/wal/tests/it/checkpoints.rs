@@ -146,6 +146,24 @@ async fn a_checkpoint_whose_answers_are_lost_is_made_once() {
     }
 }
 
+/// It landed, and another engine's manifest, which names no parent, stands on it before its lineage was checked.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_lance_commits_upon_is_made_once() {
+    let bucket = bucket().await;
+    let _w = written(&bucket).await;
+    let process = bucket.process();
+    let next = bucket.manifest_path(bucket.manifest().await.version.get() + 1);
+    process.faults.on(Op::Create).path_contains("/manifest/").then(Fault::LostAckAsExists);
+    let gate = process.faults.on(Op::Get).path_contains(next.filename().unwrap()).stall();
+    let shard = process.shard.clone();
+    let making = tokio::spawn(async move { checkpoint::create(&shard, &CheckpointOptions::default()).await });
+    gate.reached().await;
+    lance::commit(&bucket, |_| {}).await;
+    gate.release();
+    let made = making.await.unwrap().unwrap();
+    assert_eq!(checkpoint::list(&bucket.shard(), None).await.unwrap(), [made]);
+}
+
 /// Lance drops our fields; a claim or an adoption takes them up again, with the checkpoints.
 #[tokio::test(start_paused = true)]
 async fn checkpoints_survive_a_manifest_of_lances() {
