@@ -139,7 +139,8 @@ pub async fn open_seen(shard: &Shard, options: &OpenOptions, seen: Option<SeenMa
         replay_after,
     };
     // I4: nobody whose epoch is lower than that of a shard's first claim has ever sent anything to its log.
-    let is_waived = claim.is_first || (claim.after_clean_close && is_on(Mutant::CloseWaivesZone));
+    let is_first = claim.identity.epoch == Epoch::ZERO.next()?;
+    let is_waived = is_first || (claim.after_clean_close && is_on(Mutant::CloseWaivesZone));
     let zone_from = Some(stand.zone_from).filter(|_| !is_waived);
     let tenure = Tenure::recorded(shard.clone(), log, claim.identity, stand.last, zone_from, reading.liveness, record);
     Ok(Opened { tenure, replay })
@@ -207,8 +208,6 @@ fn before(position: Position) -> Position {
 struct Claim {
     identity: WriterIdentity,
     held: HeldManifest,
-    /// It derives from a manifest of a shard that nobody had claimed before.
-    is_first: bool,
     /// The tenure before this one closed cleanly, so that nobody of it is left to collide with our sentinel.
     after_clean_close: bool,
     /// Where the log is.
@@ -230,7 +229,7 @@ impl Claim {
 /// check, which the caller owes, says that it was committed at all.
 async fn claim(shard: &Shard, manifests: &ManifestStore, seen: Option<HeldManifest>, abandon: bool) -> Result<Claim> {
     let writer_id = shard.store().surroundings().fresh_id();
-    let found = Mutex::new((false, false, Log::own(shard)));
+    let found = Mutex::new((false, Log::own(shard)));
     let committed = manifests.commit_unproven(seen, |manifest| {
         let found = &found;
         async move {
@@ -243,10 +242,9 @@ async fn claim(shard: &Shard, manifests: &ManifestStore, seen: Option<HeldManife
             // Nobody has ever written to a shard that nobody has claimed. (Only where it matters: with a fence, a WAL store
             // could never be wiped.)
             let is_wanted_elsewhere = shard.given_wal_store().is_some() || extension.wal_store.is_some();
-            let is_first = next.writer_epoch == Epoch::ZERO;
-            let after_clean_close =
-                (is_first && is_wanted_elsewhere) || (of_that_tenure && extension.closed_cleanly_epoch.get() > 0);
-            *found.lock().unwrap_or_else(PoisonError::into_inner) = (is_first, after_clean_close, log);
+            let is_fresh = next.writer_epoch == Epoch::ZERO && is_wanted_elsewhere;
+            let after_clean_close = is_fresh || (of_that_tenure && extension.closed_cleanly_epoch.get() > 0);
+            *found.lock().unwrap_or_else(PoisonError::into_inner) = (after_clean_close, log);
             extension.writer_id = writer_id;
             if let Some(recorded) = &mut extension.wal_store {
                 // It may have been found at another place.
@@ -258,8 +256,8 @@ async fn claim(shard: &Shard, manifests: &ManifestStore, seen: Option<HeldManife
     });
     let held = committed.await?;
     let identity = WriterIdentity { epoch: held.manifest.writer_epoch, writer_id };
-    let (is_first, after_clean_close, log) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Claim { identity, held, is_first, after_clean_close, log })
+    let (after_clean_close, log) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Claim { identity, held, after_clean_close, log })
 }
 
 fn refuse_closed(shard: &Shard, manifest: &ShardManifest) -> Result<()> {

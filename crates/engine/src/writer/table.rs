@@ -227,9 +227,11 @@ impl TableWriter {
             })?;
             calls.push((shard.shard_id(), call(shard, part)));
         }
-        if turn.is_none() && calls.len() == 1 {
-            // I8: nothing comes between this and the first poll.
-            let Some((id, call)) = calls.pop() else { return Ok(Vec::new()) };
+        // I8: nothing comes between this and the first poll.
+        if turn.is_none()
+            && calls.len() == 1
+            && let Some((id, call)) = calls.pop()
+        {
             return Ok(vec![(id, call.await)]);
         }
         let calls = calls.into_iter().map(|(id, call)| Box::pin(maybe_done(async move { (id, call.await) })));

@@ -1,5 +1,5 @@
 //! The task that empties the queue: gives groups their positions, keeps a window of PUTs in flight, acknowledges in
-//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `queue` and `pace`,
+//! order of position, and answers everybody when the tenure ends. When a group leaves is told by `waiting` and `pace`,
 //! what is in it by `group`.
 
 use std::collections::VecDeque;
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::group::{Group, Ready};
 use super::pace::{Cap, Spacing};
-use super::queue::{Held, Queue, Waiter};
+use super::queue::{Held, Queue};
+use super::waiting::Waiter;
 use super::{Landed, LandedEntry};
 use crate::appender::resolve;
 use crate::error::{Error, Outcome, Result};

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::queue::{Columns, Item, Queue};
+use super::queue::{Columns, Queue};
+use super::waiting::Item;
 use crate::entry::{WriterIdentity, combine_small, encode_combined, stays_apart};
 use crate::error::{Error, Result};
 

@@ -9,6 +9,7 @@ mod group;
 mod measure;
 mod pace;
 mod queue;
+mod waiting;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -4,9 +4,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fencepost_sim::{Fault, Latency, LatencyStore, Op};
+use fencepost_sim::{Fault, Gate, Latency, LatencyStore, Op};
 use fencepost_wal::gc::BaseProgress;
-use fencepost_wal::{EntryKind, Error, ManifestStore, OpenOptions, Position, Shard, WalAppender, WalConfig, WalWriter};
+use fencepost_wal::{
+    EntryKind, Error, ManifestStore, OpenOptions, Position, Replay, Result, Shard, WalAppender, WalConfig, WalWriter,
+};
+use tokio::task::JoinHandle;
 
 use crate::support::{Bucket, Process, append, batch, bucket, replayed, schema, settle};
 
@@ -327,6 +330,16 @@ async fn consumed(bucket: &Bucket) -> WalWriter {
     old
 }
 
+/// An opening whose LIST of the log has not been sent; everything beside it was answered.
+async fn opens_behind_its_list(process: &Process) -> (Gate, JoinHandle<Result<(WalAppender, Replay)>>) {
+    let list = process.faults.on(Op::List).path_contains("/wal").stall();
+    let shard = process.shard.clone();
+    let opening = tokio::spawn(async move { WalAppender::open(&shard, &OpenOptions::default()).await });
+    list.reached().await;
+    settle().await;
+    (list, opening)
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_position_behind_r_is_read_beside_the_list_and_again_if_something_came_in_between() {
     for lands in [false, true] {
@@ -334,13 +347,7 @@ async fn the_position_behind_r_is_read_beside_the_list_and_again_if_something_ca
         let old = consumed(&bucket).await;
         let next = old.stats().next_position;
         let process = bucket.process();
-        let list = process.faults.on(Op::List).path_contains("/wal").stall();
-        let opening = tokio::spawn({
-            let shard = process.shard.clone();
-            async move { WalAppender::open(&shard, &OpenOptions::default()).await }
-        });
-        list.reached().await;
-        settle().await;
+        let (list, opening) = opens_behind_its_list(&process).await;
         let entry = bucket.entry_path(next.get());
         assert_eq!(process.requests(Op::Get, entry.as_ref()), 1, "it was absent");
         if lands {
@@ -361,13 +368,7 @@ async fn a_log_that_was_empty_before_the_list_and_long_in_it_is_read_in_all() {
     let old = consumed(&bucket).await;
     let next = old.stats().next_position.get();
     let process = bucket.process();
-    let list = process.faults.on(Op::List).path_contains("/wal").stall();
-    let opening = tokio::spawn({
-        let shard = process.shard.clone();
-        async move { WalAppender::open(&shard, &OpenOptions::default()).await }
-    });
-    list.reached().await;
-    settle().await;
+    let (list, opening) = opens_behind_its_list(&process).await;
     old.append(batch([0])).await.unwrap();
     // The same entry, 16,500 times.
     for position in next + 1..next + 16_500 {
