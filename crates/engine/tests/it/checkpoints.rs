@@ -170,6 +170,28 @@ async fn schedule_20_a_table_that_is_merged_between_the_pins_is_pinned_anew() {
     assert!(stalls >= 5 && anew >= 2, "{stalls} stalls, {anew} made anew");
 }
 
+/// Its columns were not compared with those of the newest base version (I9), so it must not be found by anybody.
+#[tokio::test]
+async fn a_checkpoint_whose_base_version_cannot_be_read_again_is_given_up() {
+    let bucket = Bucket::new();
+    let _writer = written(&bucket, "unsharded").await;
+    let process = bucket.process();
+    let table = process.table().await;
+    // First it is read when it was tagged.
+    let gate = process.faults.on(Op::Get).path_contains("/_refs/tags/").nth(2).stall();
+    let making = tokio::spawn(async move { table.checkpoint(&CheckpointOptions::default()).await });
+    assert!(meets(&gate, &making).await);
+    let parts = objects(&bucket, "/checkpoints/").await;
+    assert_eq!(parts.len(), 1, "everything is pinned: {parts:?}");
+    for tag in objects(&bucket, "/_refs/tags/").await {
+        bucket.inner().put(&tag.as_str().into(), "{".into()).await.unwrap();
+    }
+    gate.release();
+    making.await.unwrap().unwrap_err();
+    assert_eq!(bucket.table().await.checkpoints(None).await.unwrap(), []);
+    assert_eq!(objects(&bucket, "/_refs/tags/").await, [""; 0]);
+}
+
 pub(crate) async fn meets<T>(gate: &fencepost_sim::Gate, task: &tokio::task::JoinHandle<T>) -> bool {
     while gate.arrivals() == 0 && !task.is_finished() {
         tokio::time::sleep(Duration::from_millis(1)).await;
